@@ -1,4 +1,4 @@
-"""`ice-gateway webhooks`: other systems that hear what happens.
+"""`ice-gateway webhooks`: other systems to which the gateway posts events.
 
 Tested in tests/gateway/cli/test_webhooks.py.
 """
@@ -31,7 +31,7 @@ _EVENTS_HELP: Final = "An action of the audit log, ice.away, ice.back, operation
 
 @click.group()
 def webhooks() -> None:
-    """Make, list, show, change, delete and test webhooks: other systems that hear what happens."""
+    """Make, list, show, change, delete and test webhooks, which post events to other systems."""
 
 
 @webhooks.command("list")
@@ -102,7 +102,7 @@ async def create(admin: Admin, *, disabled: bool, events: tuple[str, ...], **giv
 @click.option("--name")
 @click.option("--url")
 @click.option("--event", "events", multiple=True, help=_EVENTS_HELP)
-@click.option("--enable/--disable", "enabled", default=None, help="Let it hear, or not.")
+@click.option("--enable/--disable", "enabled", default=None, help="Send to it, or not.")
 @with_admin
 async def change(admin: Admin, webhook_id: str, *, events: tuple[str, ...], **given: Any) -> None:
     """Change a webhook; a message that was not taken is sent again at once."""

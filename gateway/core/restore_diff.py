@@ -96,7 +96,7 @@ class PoolStanding:
 
 @dataclass(frozen=True, slots=True)
 class WebhookStanding:
-    """The part of a webhook that decides who is told what happens here."""
+    """The part of a webhook that decides who gets the events of this gateway."""
 
     id: str
     name: str

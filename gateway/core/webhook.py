@@ -31,22 +31,24 @@ GIVE_UP: Final = timedelta(hours=72)
 """A message that was not taken for this long is set aside."""
 _FIRST_WAIT: Final = 5.0
 _LONGEST_WAIT: Final = 3600.0
+"""Seconds between two attempts."""
 _DOUBLINGS: Final = 10
-"""After so many the longest wait is reached; a larger exponent would only cost time."""
+"""Doublings after which the longest wait is reached."""
 
 
 class Notice(enum.StrEnum):
-    """What a webhook may be told besides the actions of the audit log."""
+    """What a webhook may get besides the actions of the audit log."""
 
     AWAY = "ice.away"
     """A registered ICE has not been connected for `notices.away_after`."""
     BACK = "ice.back"
     """Such an ICE is connected again."""
     FINISHED = "operation.finished"
+    """An operation has ended, in whatever state."""
 
 
 GAP: Final = "gap"
-"""The type of a message that says what could not be sent: events that were pruned, or too many notices."""
+"""The type of a message that stands for what could not be sent: events that were pruned, or too many notices."""
 TEST: Final = "test"
 """The type of a message that an admin asked for."""
 EVENTS: Final = frozenset({ALL, *Action, *AuditAction, *Notice})
@@ -68,9 +70,10 @@ class Failing(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Webhook:
-    """A row of `webhooks`: whom to tell what, and the last event that it was told or that is not for it.
+    """A row of `webhooks`.
 
-    `secret` is sealed (`core.webhook_secret`). What happened before `enabledon` is no notice to it.
+    `position` is the number of the last event that was sent to it or that it does not want. `secret` is sealed
+    (`core.webhook_secret`). It gets no notices of what happened before `enabledon`.
     """
 
     id: str
@@ -86,7 +89,7 @@ class Webhook:
     createdon: datetime
 
     def wants(self, event_type: str) -> bool:
-        """Whether it is told of this action or notice."""
+        """Whether it gets messages of this type, which is an action or a notice."""
         return event_type in self.events or ALL in self.events
 
     @property
@@ -105,13 +108,21 @@ _NOTICES: Final = frozenset(map(str, Notice))
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """What is sent next; once it is taken, the webhook is at `position`, and the notice of this number is done."""
+    """A message to send; once it is taken, the webhook is at `position`, and the notice of this number is done."""
 
     id: str
     type: str
     body: bytes
     position: int
     notice: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Next:
+    """What a webhook is sent next: the message, None for none; `position` is the last event that is done before it."""
+
+    message: Message | None
+    position: int
 
 
 def body_of(event_type: str, at: str, data: Any) -> bytes:
@@ -187,7 +198,7 @@ def wait_after(attempts: int) -> float:
 
 
 def failed(before: Failing | None, message_id: str, now: datetime, error: str) -> Failing:
-    """What is known of a message after it was not taken."""
+    """The state of a message after an attempt that failed with `error`; `before` is the state before it."""
     if before is None or before.message != message_id:
         since, attempts = now, 1
     else:
@@ -206,5 +217,5 @@ def seconds_left(failing: Failing, now: datetime) -> float:
 
 
 def gives_up(failing: Failing, now: datetime) -> bool:
-    """Whether a message is set aside."""
+    """Whether a message has failed for so long that it is set aside."""
     return now - failing.since >= GIVE_UP

@@ -29,7 +29,7 @@ def new_secret() -> Secret:
 def signature_headers(
     secret: Secret, message_id: str, now: datetime, body: bytes
 ) -> dict[str, str]:
-    """The headers by which a receiver knows that this gateway sent `body` at this time."""
+    """The headers by which a receiver verifies that this gateway sent `body` at `now`."""
     timestamp = str(int(now.timestamp()))
     key = base64.b64decode(secret.reveal().removeprefix(PREFIX))
     signed = b".".join((message_id.encode(), timestamp.encode(), body))
@@ -42,7 +42,7 @@ def signature_headers(
 
 
 def seal(key: Key, webhook_id: str, secret: Secret) -> str:
-    """The secret as the database keeps it: the key's id, then what only that key opens, for this webhook alone."""
+    """The secret as the database keeps it: the id of the key, then the secret sealed for this webhook alone."""
     plain, context = secret.reveal().encode(), webhook_id.encode()
     return f"{key.kid}.{sealing.seal(key.derived(_PURPOSE), plain, context)}"
 

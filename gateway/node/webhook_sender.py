@@ -17,17 +17,18 @@ import structlog
 
 from gateway.core.audit_event import AuditAction, LogEntry
 from gateway.core.times import Clock
-from gateway.core.webhook import ANSWER_TIME, Message, Webhook, seconds_left
+from gateway.core.webhook import ANSWER_TIME, Message, Next, Webhook, seconds_left
 from gateway.node.lease import Lease
 from gateway.runtime.eventloop import cancel_and_wait, wait_at_most
 from gateway.runtime.webhook_client import Outcome
 from gateway.store.engine import StoreUnavailable
 
 _IDLE: Final = 60.0
+"""Seconds between two reads for a webhook without notices, if no event wakes it."""
 _STORE: Final = 10.0
-"""Seconds after which the place of a webhook is stored that has nothing to send."""
+"""Seconds after which the position of a webhook that has nothing to send is stored."""
 _GRACE: Final = 300.0
-"""Seconds after the start in which no ICE is told away, at most: after an outage of the gateway all of them are."""
+"""Seconds after the start, at most, in which no `ice.away` is sent: after an outage of the gateway all ICEs are away."""
 _WAKING: Final = frozenset(
     {
         AuditAction.CREATE_WEBHOOK,
@@ -43,11 +44,11 @@ _log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class SendingPace:
-    """Seconds that no operator needs otherwise; tests do.
+    """How often the sender looks and how long it waits, in seconds. No setting: only tests need other values.
 
     Attributes:
-        look: between two looks whether this node is the one that sends, and at the clock, which may have been set.
-        poll: between two looks for notices, which wake nobody.
+        look: between two checks whether this node is the one that sends, and of the clock, which may have been set.
+        poll: between two reads of notices, which come without an event of the log.
         answer: in which a receiver has to answer.
         retry: until the next attempt while the database is away.
     """
@@ -59,18 +60,6 @@ class SendingPace:
 
 
 DEFAULT_PACE: Final = SendingPace()
-
-
-class NextMessage(Protocol):
-    """The message that a webhook is to be sent, None if there is none, and where it stands before it."""
-
-    @property
-    def message(self) -> Message | None:
-        """What to send."""
-
-    @property
-    def position(self) -> int:
-        """The last event that is done."""
 
 
 class Outbox(Protocol):
@@ -85,7 +74,7 @@ class Outbox(Protocol):
     async def acquire(self) -> bool:
         """Become the node that sends, unless another one is; returns whether this one is."""
 
-    async def next(self, webhook: Webhook, position: int) -> NextMessage:
+    async def next(self, webhook: Webhook, position: int) -> Next:
         """What comes after this position."""
 
     async def send(self, webhook: Webhook, message: Message, seconds: float) -> Outcome:
@@ -94,11 +83,11 @@ class Outbox(Protocol):
     async def record(self, webhook: Webhook, message: Message, outcome: Outcome) -> Webhook | None:
         """Store what became of an attempt; None if this node is not to send to it any more."""
 
-    async def keep_place(self, webhook: Webhook, position: int) -> None:
-        """Store a position up to which nothing is for this webhook."""
+    async def keep_position(self, webhook: Webhook, position: int) -> None:
+        """Store a position up to which no event is for this webhook."""
 
-    async def look_for_outages(self, told: Sequence[Webhook], *, away: bool) -> None:
-        """Find the ICEs that are away or back, for those to be told."""
+    async def look_for_outages(self, enabled: Sequence[Webhook], *, away: bool) -> None:
+        """Make notices of the ICEs that are back and, if `away`, of those that are away."""
 
 
 @dataclass(slots=True)
@@ -106,7 +95,7 @@ class _Sending:
     """The task of a webhook; `wake` is set when there may be something to send.
 
     `stale` is set when the webhook has changed: the task ends after its present attempt, and another one begins.
-    `unstored` is when its place moved on without being stored, by `monotonic`.
+    `unstored` is when its position moved on without being stored, by `monotonic`.
     """
 
     webhook: Webhook
@@ -131,7 +120,7 @@ class WebhookSender:
         held: whether the database is a restored backup that no admin has confirmed: then nothing is sent.
         delivered: is called with `taken`, `failed` or `set-aside` for each attempt.
         away_after: seconds after which an ICE that is not connected is away.
-        pace: how often it looks, and how long it waits.
+        pace: see `SendingPace`.
     """
 
     def __init__(
@@ -296,7 +285,7 @@ class WebhookSender:
         elif sending.unstored is None:
             sending.unstored = now
         elif now - sending.unstored >= _STORE:
-            await outbox.keep_place(webhook, position)
+            await outbox.keep_position(webhook, position)
             sending.webhook, sending.unstored = replace(webhook, position=position), None
         pause = self._pace.poll if webhook.takes_notices else _IDLE
         await wait_at_most(sending.wake, pause if sending.unstored is None else min(pause, _STORE))

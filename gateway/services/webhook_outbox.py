@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -19,6 +19,7 @@ from gateway.core.webhook import (
     GAP,
     Failing,
     Message,
+    Next,
     Notice,
     Webhook,
     body_of,
@@ -35,15 +36,8 @@ from gateway.store.key_file import KeyStore
 from gateway.store.webhooks import Delivery, SetAside, StoredNotice, Webhooks
 
 _BATCH: Final = 200
+"""Events of one read."""
 NO_KEY: Final = "its secret cannot be opened: the token key that sealed it is gone; delete the webhook and make it anew"
-
-
-@dataclass(frozen=True, slots=True)
-class Next:
-    """The message that a webhook is to be sent, None if there is none; `position` is where it stands before it."""
-
-    message: Message | None
-    position: int
 
 
 class WebhookOutbox:
@@ -54,7 +48,7 @@ class WebhookOutbox:
         keys: open the secrets.
         clock: the present.
         client: posts.
-        instance: names this start of the node.
+        instance: the id of this start of the node.
         away_after: seconds after which an ICE that is not connected is away.
     """
 
@@ -159,8 +153,8 @@ class WebhookOutbox:
 
         return await self._engine.write(unit)
 
-    async def keep_place(self, webhook: Webhook, position: int) -> None:
-        """Store a position up to which nothing is for this webhook."""
+    async def keep_position(self, webhook: Webhook, position: int) -> None:
+        """Store a position up to which no event is for this webhook."""
 
         async def unit(transaction: Transaction) -> None:
             if await webhooks.hold_sender(transaction, self._instance):
@@ -172,16 +166,19 @@ class WebhookOutbox:
 
     # --- notices -------------------------------------------------------------------------------------
 
-    async def look_for_outages(self, told: Sequence[Webhook], *, away: bool) -> None:
-        """Find the ICEs that are back and, if `away`, those that are away; leave out notices that are too many."""
+    async def look_for_outages(self, enabled: Sequence[Webhook], *, away: bool) -> None:
+        """Make notices of the ICEs that are back and, if `away`, of those that are away.
+
+        Beyond the limit the oldest notices of a webhook become a gap.
+        """
         log_id = await self._webhooks.log_id()
-        if any(one.wants(Notice.AWAY) or one.wants(Notice.BACK) for one in told):
+        if any(one.wants(Notice.AWAY) or one.wants(Notice.BACK) for one in enabled):
             while found := await notices.ended(self._engine.fetch):
                 await self._engine.write(
                     functools.partial(
                         notices.tell_back,
                         found=found,
-                        webhooks=told,
+                        webhooks=enabled,
                         log_id=log_id,
                         now=self._clock(),
                     )
@@ -191,7 +188,7 @@ class WebhookOutbox:
                     functools.partial(
                         notices.tell_away,
                         found=found,
-                        webhooks=told,
+                        webhooks=enabled,
                         log_id=log_id,
                         now=self._clock(),
                         after=self._away_after,

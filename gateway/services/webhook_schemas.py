@@ -25,8 +25,8 @@ class FailingDocument(msgspec.Struct):
 class WebhookDocument(msgspec.Struct, kw_only=True):
     """A webhook without its secret.
 
-    `position` is the number of the last event that it was sent or that is not for it, `failing` the message that it has
-    not taken yet, if any, and `set_aside` how many messages were given up.
+    `position` is the number of the last event that was sent to it or that it does not want, `failing` the message that
+    it has not taken yet, if any, and `set_aside` how many messages were given up.
     """
 
     id: str

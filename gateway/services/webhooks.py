@@ -41,7 +41,7 @@ from gateway.store.webhooks import Delivery, Webhooks
 NO_WEBHOOK: Final = problem("not-found", "There is no such webhook.")
 NO_MESSAGE: Final = problem("not-found", "No such message of this webhook is set aside.")
 _AT_ONCE: Final = 8
-"""Messages that are sent at once because admins asked for it."""
+"""Messages on request of admins that are sent at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,10 @@ class WebhookIssued:
 
 
 class WebhookService:
-    """Every method raises `StoreUnavailable`."""
+    """Changes webhooks, and sends to them what an admin asks for. Every method raises `StoreUnavailable`.
+
+    A message that an admin sends is awaited, `ANSWER_TIME` seconds at most; `_AT_ONCE` of them run at a time.
+    """
 
     def __init__(
         self, *, engine: Engine, keys: KeyStore, clock: Clock, client: WebhookClient
@@ -86,7 +89,7 @@ class WebhookService:
         self._slots = asyncio.Semaphore(_AT_ONCE)
 
     async def create(self, actor: Actor, new: WantedWebhook) -> WebhookIssued | Problem:
-        """Make a webhook that is told of what happens from now on."""
+        """Make a webhook that gets what happens from now on."""
         now = self._clock()
         try:
             name, url = check_name(new.name), check_url(new.url, self._client.allowed)

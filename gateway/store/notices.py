@@ -1,7 +1,7 @@
 """SQL of the notices to webhooks: which ICEs are away or back, and what waits to be sent.
 
-An outage is a row of `ice_away`, so that it is told once, whichever node finds it and whatever restarts. The notice
-`operation.finished` comes from a trigger of `ice_operations`.
+An outage is a row of `ice_away`, so that it makes one notice, whichever node finds it and whatever restarts. A trigger
+of `ice_operations` makes the notices `operation.finished`.
 
 Tested in tests/contract/test_webhooks.py.
 """
@@ -21,14 +21,14 @@ from gateway.store.engine import Fetch, Row, Transaction, as_json, is_in, rows_o
 
 KEPT: Final = 10_000
 """Notices that wait for a webhook at most."""
-_PIECE: Final = 1_000
-"""ICEs whose notices one transaction writes."""
+_BATCH: Final = 1_000
+"""ICEs of one read, and of one transaction."""
 _SEEN: Final = "coalesce(t.lastseen, t.registeredon)"
 _AWAY: Final = (
     f"SELECT t.ice_name, t.ice_type, t.provisionedto, {_SEEN} FROM ice_tokens t"
     f" WHERE t.status = 'registered' AND t.node IS NULL AND {_SEEN} < $1"
     " AND NOT EXISTS (SELECT 1 FROM ice_away a WHERE a.ice_name = t.ice_name)"
-    f" ORDER BY {_SEEN}, t.ice_name LIMIT {_PIECE}"
+    f" ORDER BY {_SEEN}, t.ice_name LIMIT {_BATCH}"
 )
 # One that came and went between two looks is back, too.
 _ENDED: Final = (
@@ -36,17 +36,17 @@ _ENDED: Final = (
     " FROM ice_away a JOIN ice_tokens t ON t.ice_name = a.ice_name"
     " LEFT JOIN ice_sessions s ON s.number = (SELECT max(number) FROM ice_sessions WHERE ice_name = t.ice_name)"
     " WHERE t.status <> 'registered' OR t.node IS NOT NULL OR t.lastseen > a.since"
-    f" ORDER BY a.ice_name LIMIT {_PIECE}"
+    f" ORDER BY a.ice_name LIMIT {_BATCH}"
 )
 
 
 async def away(fetch: Fetch, before: datetime) -> list[Row]:
-    """Registered ICEs that have not been connected since `before`, and are not known to be away: at most a piece."""
+    """Registered ICEs that have not been connected since `before`, and are not known to be away: at most `_BATCH`."""
     return await fetch(_AWAY, to_text(before))
 
 
 async def ended(fetch: Fetch) -> list[Row]:
-    """ICEs whose outage has ended: at most a piece."""
+    """ICEs whose outage has ended: at most `_BATCH`."""
     return await fetch(_ENDED)
 
 
@@ -59,7 +59,10 @@ async def tell_away(
     now: datetime,
     after: float,
 ) -> None:
-    """Record that ICEs are away; of each outage that another node has not recorded, tell the webhooks."""
+    """Record that ICEs are away, `after` seconds without a connection.
+
+    The webhooks get a notice of each outage that no other node has recorded before.
+    """
     new = await transaction.fetch(
         f"INSERT INTO ice_away (ice_name, since) SELECT ice_name, since FROM {rows_of(1, 'ice_name', 'since')}"
         " WHERE true ON CONFLICT DO NOTHING RETURNING ice_name",
@@ -72,8 +75,8 @@ async def tell_away(
             continue
         data = {"ice_name": name, "ice_type": ice_type, "provisionedto": owner, "lastseen": since}
         gone = from_text(since).timestamp() + after
-        told = [one for one in webhooks if one.enabledon.timestamp() <= gone]
-        rows += _notices(told, Notice.AWAY, log_id, now, data)
+        receivers = [one for one in webhooks if one.enabledon.timestamp() <= gone]
+        rows += _notices(receivers, Notice.AWAY, log_id, now, data)
     await add(transaction, rows)
 
 
@@ -85,9 +88,9 @@ async def tell_back(
     log_id: str,
     now: datetime,
 ) -> None:
-    """Record that outages have ended; of each that another node has not recorded, tell the webhooks.
+    """Record that outages have ended.
 
-    The outage of an ICE that is not registered any more ends without a notice.
+    The webhooks get a notice of each that no other node has recorded before, unless the ICE is not registered any more.
     """
     gone = await transaction.fetch(
         f"DELETE FROM ice_away WHERE {is_in('ice_name', 1)} RETURNING ice_name",
@@ -106,8 +109,8 @@ async def tell_back(
             "connectedon": connected,
         }
         back = connected or to_text(now)
-        told = [one for one in webhooks if to_text(one.enabledon) <= back]
-        rows += _notices(told, Notice.BACK, log_id, now, data)
+        receivers = [one for one in webhooks if to_text(one.enabledon) <= back]
+        rows += _notices(receivers, Notice.BACK, log_id, now, data)
     await add(transaction, rows)
 
 
@@ -125,7 +128,7 @@ def _notices(
 
 
 async def add(transaction: Transaction, rows: Sequence[tuple[str, str, str, str, str]]) -> None:
-    """Let notices wait, given as webhook, id, type, time and JSON."""
+    """Store notices to send, given as webhook, id, type, time and JSON."""
     if rows:
         await transaction.run(
             "INSERT INTO webhook_notices (webhook, id, type, at, data) SELECT webhook, id, type, at, data"
@@ -137,7 +140,7 @@ async def add(transaction: Transaction, rows: Sequence[tuple[str, str, str, str,
 
 
 async def overfull(fetch: Fetch, kept: int = KEPT) -> list[tuple[str, int]]:
-    """The webhooks for which more than `kept` notices wait, and how many have to be one."""
+    """The webhooks for which more than `kept` notices wait, and how many of the oldest `leave_out` has to replace."""
     rows = await fetch(
         "SELECT webhook, count(*) FROM webhook_notices GROUP BY webhook HAVING count(*) > $1", kept
     )

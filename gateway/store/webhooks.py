@@ -1,7 +1,7 @@
-"""SQL of webhooks: whom to tell what, what became of it, and which node sends.
+"""SQL of webhooks, their deliveries, the messages that were set aside, and the node that sends.
 
-Only the node that sends moves a webhook on, and its transactions say so (`hold_sender`), so that one that was taken for
-dead changes nothing any more.
+Only the node that sends changes the position of a webhook. Its transactions check that it still is that node
+(`hold_sender`), so that a node whose lease has expired changes nothing any more.
 
 Tested in tests/contract/test_webhooks.py.
 """
@@ -138,7 +138,7 @@ async def sends(fetch: Fetch, instance: str) -> bool | None:
 
 
 async def acquire(transaction: Transaction, instance: str) -> bool:
-    """Make this node the one that sends, unless another one does that is not gone."""
+    """Make this node the one that sends, unless another node that is not gone does; returns whether this one is."""
     return bool(
         await transaction.run(
             "UPDATE webhook_sender SET node = $1 WHERE node IS NULL OR node = $1"
@@ -149,14 +149,14 @@ async def acquire(transaction: Transaction, instance: str) -> bool:
 
 
 async def hold_sender(transaction: Transaction, instance: str) -> bool:
-    """Whether this node still sends; it does until the transaction ends."""
+    """Whether this node is still the one that sends; then it stays so until the transaction ends."""
     return bool(
         await transaction.hold("SELECT number FROM webhook_sender WHERE node = $1", instance)
     )
 
 
 async def record(transaction: Transaction, webhook_id: str, delivery: Delivery) -> None:
-    """Add to the deliveries of a webhook, and delete what is too old in them."""
+    """Add a delivery of a webhook, and delete those beyond the newest `KEPT`."""
     await transaction.run(
         f"INSERT INTO webhook_deliveries (webhook, {_DELIVERY}) VALUES ({places(7)})",
         webhook_id,
@@ -175,7 +175,7 @@ async def record(transaction: Transaction, webhook_id: str, delivery: Delivery) 
 
 
 async def set_aside(transaction: Transaction, webhook_id: str, given_up: SetAside) -> None:
-    """Keep a message that was given up."""
+    """Keep a message that was given up, and delete those beyond the newest `KEPT`."""
     await transaction.run(
         f"INSERT INTO webhook_set_aside (webhook, {_SET_ASIDE}) VALUES ({places(7)})"
         " ON CONFLICT DO NOTHING",
@@ -208,7 +208,7 @@ async def move_on(
     failing: Failing | None,
     notice: int | None = None,
 ) -> None:
-    """Store the last event that a webhook was told, what is failing, and that it was told a notice."""
+    """Store the position of a webhook and what is failing, and delete the notice of this number, which was sent."""
     await transaction.run(
         "UPDATE webhooks SET position = $2, failing = $3 WHERE id = $1",
         webhook_id,

@@ -43,7 +43,7 @@ async def test_a_webhook_is_made_tested_tried_again_and_deleted(admin, running):
         receiver.down = False
         await page.get_by_role("button", name="Try now").click()
         await receiver.until(lambda one: "provision" in one.types)
-        await expect(page.locator("#facts-title + dl")).to_contain_text("sends what comes")
+        await expect(page.locator("#facts-title + dl")).to_contain_text("active")
         [one] = (await running.admin.get("/webhooks")).json["items"]
         given_up = SetAside("log-1", "provision", "{}", utc_now(), 20, "answered 500")
         await running.gateway.engine.write(lambda t: set_aside(t, one["id"], given_up))

@@ -84,7 +84,7 @@ def _webhook_sentences(action: str, detail: Mapping[str, Any]) -> Iterator[str]:
             yield f"It calls {detail['url']}, before: {detail['url_before']}."
         if "events" in detail:
             before = ", ".join(detail["events_before"])
-            yield f"It hears of {', '.join(detail['events'])}, before: {before}."
+            yield f"It gets {', '.join(detail['events'])}, before: {before}."
 
 
 def _failure_sentences(event: Event) -> Iterator[str]:

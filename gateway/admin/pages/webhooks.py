@@ -1,4 +1,4 @@
-"""The page of webhooks, and the page of one: what it was sent, what it did not take, and a test.
+"""The page of webhooks, and the page of one: its deliveries, what was set aside, and a test.
 
 Tested in tests/gateway/admin/test_webhook_pages.py and tests/browser/test_webhooks.py.
 """
@@ -152,12 +152,12 @@ def _given(fields: dict[str, str]) -> dict[str, Any]:
 
 
 async def enable(request: web.Request, webhook: Webhook) -> web.StreamResponse:
-    """Let a webhook hear again."""
+    """Enable a webhook."""
     return await _switch(request, webhook, enabled=True)
 
 
 async def disable(request: web.Request, webhook: Webhook) -> web.StreamResponse:
-    """Let a webhook hear nothing."""
+    """Disable a webhook."""
     return await _switch(request, webhook, enabled=False)
 
 

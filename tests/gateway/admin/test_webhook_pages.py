@@ -43,7 +43,7 @@ async def test_a_webhook_from_its_making_to_its_end(running, root):
     for where in ("webhooks", path):
         shown = await root.get(where)
         assert "whsec_" not in shown.text
-        for part in ("ops", HOOK["url"], "deregister", "ice.away", "sends what comes"):
+        for part in ("ops", HOOK["url"], "deregister", "ice.away", "active"):
             assert part in said(shown), part
     assert "Nothing was sent yet." in said(await root.get(path))
     form = await root.get(f"{path}/change")

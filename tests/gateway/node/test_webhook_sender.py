@@ -347,10 +347,10 @@ class FakeOutbox:
     async def record(self, webhook, message, outcome):
         return a_webhook(position=message.position)
 
-    async def keep_place(self, webhook, position):
+    async def keep_position(self, webhook, position):
         self.asked.append(f"keep {position}")
 
-    async def look_for_outages(self, told, *, away):
+    async def look_for_outages(self, enabled, *, away):
         """Nobody is away."""
 
 

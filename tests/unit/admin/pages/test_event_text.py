@@ -255,7 +255,7 @@ def test_webhooks_in_words():
                 "Changed the webhook ops (3f1c).",
                 "Disabled it.",
                 "It calls https://b.example, before: https://a.example.",
-                "It hears of *, before: provision.",
+                "It gets *, before: provision.",
             ],
         ),
         ("delete-webhook", named, ["Deleted the webhook ops (3f1c)."]),
