@@ -17,7 +17,7 @@ from gateway import __version__
 from gateway.cli.api_tokens import api_tokens
 from gateway.cli.audit import audit
 from gateway.cli.backup import backup, restore
-from gateway.cli.common import FILE, Elsewhere, refuse, refuse_misplaced_url
+from gateway.cli.common import Elsewhere, refuse_misplaced_url
 from gateway.cli.config import config
 from gateway.cli.doctor import doctor
 from gateway.cli.enrolment_keys import enrolment_keys
@@ -27,6 +27,8 @@ from gateway.cli.keys import keys
 from gateway.cli.migrate_store import migrate_store
 from gateway.cli.nodes import nodes
 from gateway.cli.operations import operations
+from gateway.cli.output import refuse
+from gateway.cli.parameters import FILE
 from gateway.cli.pools import pools
 from gateway.cli.schedules import schedules
 from gateway.cli.serve import demo, serve

@@ -15,7 +15,7 @@ import msgspec
 from gateway.cli.admin_port import AnswerLost, Body, Decision, Disabled, Query, Refused
 from gateway.cli.api_client import ApiClient, path_of
 from gateway.cli.api_webhooks import ApiWebhooks
-from gateway.cli.common import print_notice
+from gateway.cli.output import print_notice
 from gateway.core.enrolment import EnrolmentState
 from gateway.core.operation import UNFINISHED
 from gateway.core.times import later, to_text_or_none, utc_now

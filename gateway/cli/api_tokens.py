@@ -9,7 +9,8 @@ import click
 import msgspec
 
 from gateway.cli.admin_port import Admin
-from gateway.cli.common import DURATION, json_option, print_output, print_stderr, show_list
+from gateway.cli.output import print_output, print_stderr, show_list
+from gateway.cli.parameters import DURATION, json_option
 from gateway.cli.target import with_admin
 
 

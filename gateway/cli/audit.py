@@ -16,17 +16,9 @@ from typing import BinaryIO, Final
 import click
 
 from gateway.cli.admin_port import Admin
-from gateway.cli.common import (
-    DURATION,
-    AbsolutePath,
-    CommandContext,
-    Parsed,
-    json_option,
-    on_database,
-    print_output,
-    refuse,
-    show_json,
-)
+from gateway.cli.common import CommandContext, on_database
+from gateway.cli.output import print_output, refuse, show_json
+from gateway.cli.parameters import DURATION, AbsolutePath, Parsed, json_option
 from gateway.cli.target import with_admin
 from gateway.core.hash_chain import Head
 from gateway.core.times import utc_now

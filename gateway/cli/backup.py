@@ -13,18 +13,15 @@ from typing import Final
 import click
 
 from gateway.cli.common import (
-    FOLDER,
     CommandContext,
     current_actor,
     on_database,
     open_context,
-    print_notice,
-    print_output,
-    refuse,
     run,
-    show_table,
     with_settings,
 )
+from gateway.cli.output import print_notice, print_output, refuse, show_table
+from gateway.cli.parameters import FOLDER
 from gateway.core.times import to_text, utc_now
 from gateway.runtime.settings import Settings
 from gateway.services.backup import Backup, BackupRefused, GatewayFiles, back_up

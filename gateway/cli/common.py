@@ -1,4 +1,4 @@
-"""What the commands share: settings, the database, one-line errors, tables and JSON.
+"""What the commands share: the settings, the database, and how errors end a command.
 
 Tested in tests/gateway/cli/test_cli.py.
 """
@@ -11,24 +11,20 @@ import functools
 import os
 import pwd
 import socket
-import sys
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, Final, NoReturn, TypeVar
+from typing import Any, Final, NoReturn, TypeVar
 
 import click
-import msgspec
 
-from client.protocol import JsonTooComplex, check_json
 from gateway.cli.admin_port import Refused
+from gateway.cli.output import print_notice, refuse
+from gateway.cli.parameters import FILE
 from gateway.core.audit_event import Actor, Via
-from gateway.core.json_input import check_syntax
 from gateway.core.problems import Problem
-from gateway.core.text import compact, decoded, pretty, printable
+from gateway.core.text import printable
 from gateway.core.times import utc_now
-from gateway.runtime.setting_types import lifetime
 from gateway.runtime.settings import (
     AddressUnavailable,
     BadOption,
@@ -37,7 +33,6 @@ from gateway.runtime.settings import (
     load,
     misspelt_variables,
 )
-from gateway.runtime.standard_streams import Unwritable, writing
 from gateway.services.services import Services
 from gateway.store.acknowledgements import Acknowledgements
 from gateway.store.engine import Engine, StoreRefused, StoreRefusedForNow, StoreUnavailable
@@ -46,8 +41,6 @@ from gateway.store.nodes import Nodes
 from gateway.store.open import open_store
 
 R = TypeVar("R")
-_MAX_GROWTH: Final = 4
-"""How many times as long as compact JSON the indented form may be."""
 FATAL_ERRORS: Final = (BadSetting, KeyFileUnusable, StoreRefused, StoreUnavailable)
 """Errors of settings, key file or database that end any command."""
 _OPTIONS: Final = {
@@ -58,12 +51,6 @@ _OPTIONS: Final = {
     "expires": "--expires-in:",
 }
 """What an operator types for a field of the API."""
-
-
-def refuse(reason: str, status: int = 1) -> NoReturn:
-    """Print the reason on one line of stderr, and exit with this status."""
-    print_notice(" ".join(reason.split()))
-    sys.exit(status)
 
 
 def exit_on_error(error: Exception) -> NoReturn:
@@ -124,47 +111,6 @@ def current_actor() -> Actor:
     except KeyError:  # the user id has no name
         login = str(os.getuid())
     return Actor(login, Via.COMMAND, printable(socket.gethostname()))
-
-
-def print_notice(sentence: str) -> None:
-    """Print a sentence for the operator on stderr; stdout is for the command's answer."""
-    print_stderr(f"ice-gateway: {sentence}")
-
-
-def print_stderr(line: str) -> None:
-    """Print a line on stderr; an error while writing is ignored."""
-    with contextlib.suppress(Unwritable), writing(sys.stderr):
-        click.echo(line, err=True)
-
-
-def print_output(text: str, *, done: str = "", remedy: str = "") -> None:
-    """Print the command's answer on stdout; if that fails, exit with status 1.
-
-    Args:
-        text: the answer.
-        done: what the command has done already, for the error; a sentence without a full stop.
-        remedy: what the operator can do about the lost answer, likewise.
-    """
-    try:
-        with writing(sys.stdout):
-            click.echo(text)
-    except Unwritable as error:
-        before = f"{done}, but " if done else ""
-        after = f"; {remedy}" if remedy else ""
-        refuse(f"{before}the output could not be written to stdout: {error}{after}")
-
-
-class AbsolutePath(click.Path):
-    """A path that is absolute, so that a message that names it can be understood in any folder."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """The absolute path; `-` stays."""
-        path = Path(os.fsdecode(super().convert(value, param, ctx)))
-        return path if self.allow_dash and str(path) == "-" else path.absolute()
-
-
-FILE: Final = AbsolutePath(dir_okay=False)
-FOLDER: Final = AbsolutePath(file_okay=False)
 
 
 def settings_file(config: Path | None) -> Path | None:
@@ -285,162 +231,3 @@ def run(work: Coroutine[Any, Any, R]) -> R:
         _exit_refused(error.code, str(error))
     except UnicodeEncodeError:  # Python decodes invalid arguments to surrogates
         refuse("an argument is not UTF-8")
-
-
-class Parsed(click.ParamType[R]):
-    """An option's value that a function parses.
-
-    `refusal` tells what is accepted where it raises ValueError; without it the error's own text does.
-    """
-
-    def __init__(self, name: str, parse: Callable[[str], R], refusal: str | None = None) -> None:
-        self.name = name
-        self._parse = parse
-        self._refusal = refusal
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> R:
-        """The parsed value of an argument, or of a default that was parsed before."""
-        try:
-            return self._parse(value) if isinstance(value, str) else value
-        except ValueError as error:
-            refusal = str(error) if self._refusal is None else self._refusal.format(value)
-            self.fail(refusal, param, ctx)
-
-
-_AWARE: Final[Any] = Annotated[datetime, msgspec.Meta(tz=True)]
-MOMENT: Final = Parsed[datetime](
-    "time",
-    functools.partial(msgspec.convert, type=_AWARE),
-    "RFC 3339 with a zone, such as 2026-11-22T18:00:00Z",
-)
-"""A time with its zone."""
-
-
-def duration_option(parse: Callable[[object], float], accepts: str) -> Parsed[float]:
-    """The type of an option that is a duration such as 90d, in seconds, which `parse` bounds as `accepts` says."""
-    return Parsed(
-        "duration", parse, f"{{!r}} is not a number with s, m, h or d, such as 90d; {accepts}"
-    )
-
-
-DURATION: Final = duration_option(lifetime, "36500d at most")
-"""A duration of at most a hundred years, in seconds."""
-
-
-def _json(value: str) -> bytes:
-    """JSON as bytes, from the argument itself, from @FILE, or from standard input with @-."""
-    try:
-        if value == "@-":
-            text = sys.stdin.buffer.read()
-        else:
-            text = Path(value[1:]).read_bytes() if value.startswith("@") else value.encode()
-        text = decoded(text).strip().encode()
-        check_syntax(text)
-        check_json(text)
-    except OSError as error:
-        path = Path(value[1:]).absolute()
-        raise click.BadParameter(f"{path} cannot be read: {error.strerror}") from None
-    except JsonTooComplex as error:
-        raise click.BadParameter(str(error)) from None
-    return text
-
-
-JSON: Final = Parsed("JSON|@FILE", _json, "has to be JSON")
-"""JSON as bytes."""
-
-
-def label_changes(texts: Sequence[str], *, removals: bool = False) -> dict[str, str | None]:
-    """The labels of arguments KEY=VALUE; with `removals` KEY- is None. Raises `click.UsageError`."""
-    labels: dict[str, str | None] = {}
-    for text in texts:
-        key, equals, value = text.partition("=")
-        if not equals and not (removals and key.endswith("-")):
-            removing = ", KEY- removes one" if removals else ""
-            raise click.UsageError(f"{text}: KEY=VALUE sets a label{removing}")
-        key = key if equals else key.removesuffix("-")
-        if key in labels:
-            raise click.UsageError(f"the label {key} is named twice")
-        labels[key] = value if equals else None
-    return labels
-
-
-json_option = click.option("--json", "as_json", is_flag=True, help="Print the API's objects.")
-
-
-def show_json(value: object, *, done: str = "") -> None:
-    """Print JSON, indented unless that makes it much longer; `done` as for `print_output`."""
-    encoded = msgspec.json.encode(value)
-    text, complete = pretty(encoded, _MAX_GROWTH * len(encoded) + 10_000)
-    print_output(text if complete else compact(encoded), done=done)
-
-
-def show_list(
-    documents: Sequence[Mapping[str, object]],
-    headings: Sequence[str],
-    *,
-    as_json: bool,
-    **cells: Callable[[Any], object],
-) -> None:
-    """Print documents as JSON, or as a table with a column for each member, which `cells` may show otherwise."""
-    if as_json:
-        show_json(documents)
-        return
-    rows = [
-        [_cell(cells[name](value) if name in cells else value) for name, value in one.items()]
-        for one in documents
-    ]
-    show_table(headings, rows)
-
-
-def show_members(document: msgspec.Struct, **lines: Callable[[Any], str]) -> None:
-    """Print a document, a line for each member, which `lines` may show otherwise than as text or JSON."""
-    shown = []
-    for name in document.__struct_fields__:
-        value = getattr(document, name)
-        if value and name in lines:
-            value = lines[name](value)
-        elif value and not isinstance(value, str):
-            value = msgspec.json.encode(value).decode()
-        shown.append(f"{name:<15}{printable(value or '-')}")
-    print_output("\n".join(shown))
-
-
-def _cell(value: object) -> str | None:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return None if value is None else str(value)
-
-
-def show_table(
-    headings: Sequence[str], rows: Sequence[Sequence[str | None]], *, done: str = ""
-) -> None:
-    """Print a table on a terminal, otherwise plain columns; `done` as for `print_output`.
-
-    Characters that could control a terminal are escaped.
-    """
-    cells = [[printable(value or "-") for value in row] for row in rows]
-    if sys.stdout is not None and sys.stdout.isatty():
-        from rich.box import SIMPLE_HEAD
-        from rich.console import Console
-        from rich.table import Table
-        from rich.text import Text
-
-        table = Table(box=SIMPLE_HEAD)
-        for heading in headings:
-            table.add_column(heading)
-        for row in cells:
-            table.add_row(*(Text(value) for value in row))
-        console = Console()
-        with console.capture() as drawn:
-            console.print(table, end="")
-        print_output(drawn.get(), done=done)
-        return
-    lines = [list(headings), *cells]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    print_output(
-        "\n".join(
-            "  ".join(value.ljust(width) for value, width in zip(row, widths, strict=True)).rstrip()
-            for row in lines
-        ),
-        done=done,
-    )

@@ -11,14 +11,13 @@ import msgspec
 
 from gateway.cli.common import (
     exit_on_error,
-    json_option,
     read_settings,
     refuse_misplaced_url,
     settings_options,
-    show_json,
-    show_table,
     warn_of_variables,
 )
+from gateway.cli.output import show_json, show_table
+from gateway.cli.parameters import json_option
 from gateway.runtime.database_url import shown
 from gateway.runtime.setting_types import texts
 from gateway.runtime.settings import BadSetting, Given, read

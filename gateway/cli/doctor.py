@@ -11,16 +11,9 @@ from pathlib import Path
 
 import click
 
-from gateway.cli.common import (
-    json_option,
-    only_on_a_database,
-    print_output,
-    read_settings,
-    refuse,
-    settings_file,
-    settings_options,
-    show_json,
-)
+from gateway.cli.common import only_on_a_database, read_settings, settings_file, settings_options
+from gateway.cli.output import print_output, refuse, show_json
+from gateway.cli.parameters import json_option
 from gateway.core.times import utc_now
 from gateway.runtime.settings import BadSetting, load, misspelt_variables
 from gateway.services.diagnostics import Finding, Level, failed, warning

@@ -10,17 +10,8 @@ from datetime import timedelta
 import click
 
 from gateway.cli.admin_port import Admin
-from gateway.cli.common import (
-    Parsed,
-    duration_option,
-    json_option,
-    label_changes,
-    print_output,
-    print_stderr,
-    show_json,
-    show_members,
-    show_table,
-)
+from gateway.cli.output import print_output, print_stderr, show_json, show_members, show_table
+from gateway.cli.parameters import Parsed, duration_option, json_option, label_changes
 from gateway.cli.target import with_admin
 from gateway.core.enrolment import MAX_LIFETIME, MAX_USES, checked_prefix
 from gateway.core.ice import IceType

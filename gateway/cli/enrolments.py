@@ -11,14 +11,8 @@ from typing import Final
 import click
 
 from gateway.cli.admin_port import Admin, Decision, Refused
-from gateway.cli.common import (
-    json_option,
-    print_notice,
-    print_output,
-    show_json,
-    show_members,
-    show_table,
-)
+from gateway.cli.output import print_notice, print_output, show_json, show_members, show_table
+from gateway.cli.parameters import json_option
 from gateway.cli.target import with_admin
 from gateway.core.enrolment import EnrolmentState
 from gateway.core.text import printable

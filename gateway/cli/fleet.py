@@ -20,9 +20,9 @@ from typing import Any, Final
 import msgspec
 
 from gateway.cli.admin_port import Admin, AnswerLost, Refused
-from gateway.cli.common import print_notice, refuse
 from gateway.cli.from_file import at_once, read_file, refuse_faults
 from gateway.cli.many_ices import count, some
+from gateway.cli.output import print_notice, refuse
 from gateway.cli.token_folder import TokenFolder
 from gateway.core.accounts import USER_NAME_RULE, can_be_new_user, fold_user
 from gateway.core.csv_table import CsvFault

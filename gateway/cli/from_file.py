@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from gateway.cli.admin_port import Refused
-from gateway.cli.common import print_stderr, refuse
+from gateway.cli.output import print_stderr, refuse
 from gateway.core.csv_table import CsvFault
 from gateway.core.text import decoded
 from gateway.store.engine import StoreUnavailable

@@ -13,21 +13,10 @@ from pathlib import Path
 import click
 
 from gateway.cli.admin_port import Admin, Body
-from gateway.cli.common import (
-    FILE,
-    FOLDER,
-    MOMENT,
-    Parsed,
-    json_option,
-    label_changes,
-    print_notice,
-    print_output,
-    show_json,
-    show_members,
-    show_table,
-)
 from gateway.cli.fleet import Fleet
 from gateway.cli.many_ices import act_on_many
+from gateway.cli.output import print_notice, print_output, show_json, show_members, show_table
+from gateway.cli.parameters import FILE, FOLDER, MOMENT, Parsed, json_option, label_changes
 from gateway.cli.target import with_admin, with_admin_of_new
 from gateway.cli.token_folder import TokenFolder
 from gateway.core.attention import Attention

@@ -9,16 +9,9 @@ from pathlib import Path
 
 import click
 
-from gateway.cli.common import (
-    FILE,
-    CommandContext,
-    json_option,
-    on_database,
-    print_output,
-    refuse,
-    show_list,
-    with_settings,
-)
+from gateway.cli.common import CommandContext, on_database, with_settings
+from gateway.cli.output import print_output, refuse, show_list
+from gateway.cli.parameters import FILE, json_option
 from gateway.core.times import to_text_or_none, utc_now
 from gateway.runtime.settings import Settings
 from gateway.services.key_rotation import KeyRefused, Keys

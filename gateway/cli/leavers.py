@@ -14,8 +14,9 @@ from typing import Final
 import click
 
 from gateway.cli.admin_port import Admin, AnswerLost, Disabled
-from gateway.cli.common import FOLDER, Parsed, print_notice, print_output, refuse
 from gateway.cli.many_ices import count, some
+from gateway.cli.output import print_notice, print_output, refuse
+from gateway.cli.parameters import FOLDER, Parsed
 from gateway.cli.token_folder import TokenFolder
 from gateway.core.ice import Status
 from gateway.services.leavers import became

@@ -13,7 +13,7 @@ from typing import Final
 import click
 
 from gateway.cli.admin_port import Admin, Body
-from gateway.cli.common import print_notice, print_output, refuse
+from gateway.cli.output import print_notice, print_output, refuse
 from gateway.core.problems import problem
 from gateway.core.times import utc_now
 from gateway.services.schemas import BulkItem

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import click
 
-from gateway.cli.common import print_notice, print_output, refuse, run, with_settings
+from gateway.cli.common import run, with_settings
+from gateway.cli.output import print_notice, print_output, refuse
 from gateway.core.times import utc_now
 from gateway.runtime.database_url import ENCODE, file_of, names_server
 from gateway.runtime.settings import Settings

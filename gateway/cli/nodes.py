@@ -9,7 +9,8 @@ import click
 import msgspec
 
 from gateway.cli.admin_port import Admin
-from gateway.cli.common import json_option, print_notice, print_output, show_list
+from gateway.cli.output import print_notice, print_output, show_list
+from gateway.cli.parameters import json_option
 from gateway.cli.target import with_admin
 
 

@@ -14,10 +14,7 @@ import msgspec
 
 from client.protocol import OperationKind
 from gateway.cli.admin_port import Admin
-from gateway.cli.common import (
-    JSON,
-    MOMENT,
-    json_option,
+from gateway.cli.output import (
     print_notice,
     print_output,
     print_stderr,
@@ -26,6 +23,7 @@ from gateway.cli.common import (
     show_members,
     show_table,
 )
+from gateway.cli.parameters import JSON, MOMENT, json_option
 from gateway.cli.target import with_admin
 from gateway.core.junit import report_of
 from gateway.core.operation import UNFINISHED, State, Waits, in_words

@@ -8,14 +8,8 @@ from __future__ import annotations
 import click
 
 from gateway.cli.admin_port import Admin
-from gateway.cli.common import (
-    json_option,
-    label_changes,
-    print_stderr,
-    show_json,
-    show_members,
-    show_table,
-)
+from gateway.cli.output import print_stderr, show_json, show_members, show_table
+from gateway.cli.parameters import json_option, label_changes
 from gateway.cli.target import with_admin
 from gateway.core.ice import IceType
 from gateway.core.labels import labels_text

@@ -12,17 +12,8 @@ import click
 import msgspec
 
 from gateway.cli.admin_port import Admin
-from gateway.cli.common import (
-    JSON,
-    Parsed,
-    duration_option,
-    json_option,
-    print_output,
-    print_stderr,
-    show_json,
-    show_members,
-    show_table,
-)
+from gateway.cli.output import print_output, print_stderr, show_json, show_members, show_table
+from gateway.cli.parameters import JSON, Parsed, duration_option, json_option
 from gateway.cli.target import with_admin
 from gateway.core.cron import checked_expression
 from gateway.core.schedule import MAX_SECONDS

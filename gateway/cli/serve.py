@@ -13,17 +13,9 @@ import click
 
 from client.systemd import ServiceManager
 from gateway import __version__
-from gateway.cli.common import (
-    FATAL_ERRORS,
-    FILE,
-    exit_on_error,
-    open_context,
-    print_notice,
-    refuse,
-    run,
-    settings_from,
-    unwrap,
-)
+from gateway.cli.common import FATAL_ERRORS, exit_on_error, open_context, run, settings_from, unwrap
+from gateway.cli.output import print_notice, refuse
+from gateway.cli.parameters import FILE
 from gateway.cli.users import ask_password
 from gateway.core.roles import Role
 from gateway.core.secret import Secret

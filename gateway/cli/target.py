@@ -19,13 +19,12 @@ from gateway.cli.common import (
     Elsewhere,
     elsewhere,
     open_context,
-    print_notice,
-    refuse,
     refuse_misplaced_url,
     run,
     settings_from,
     settings_options,
 )
+from gateway.cli.output import print_notice, refuse
 
 R = TypeVar("R")
 Command = Callable[..., Coroutine[Any, Any, R]]

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Final
 
 from gateway.cli.admin_port import Admin, Refused
-from gateway.cli.common import print_notice, refuse
 from gateway.cli.from_file import at_once, read_file, refuse_faults
+from gateway.cli.output import print_notice, refuse
 from gateway.core.accounts import Origin
 from gateway.core.csv_table import CsvFault
 from gateway.core.user_links_csv import UserLink, read_user_links

@@ -13,7 +13,6 @@ import click
 import msgspec
 
 from gateway.cli.admin_port import Admin
-from gateway.cli.common import FILE, json_option, refuse, show_list
 from gateway.cli.leavers import (
     DisableCommand,
     Wanted,
@@ -21,6 +20,8 @@ from gateway.cli.leavers import (
     ices_option,
     tokens_option,
 )
+from gateway.cli.output import refuse, show_list
+from gateway.cli.parameters import FILE, json_option
 from gateway.cli.target import with_admin, with_admin_of_new
 from gateway.core.accounts import Origin
 from gateway.core.roles import Role

@@ -10,14 +10,8 @@ from typing import Any, Final
 import click
 
 from gateway.cli.admin_port import Admin, Refused
-from gateway.cli.common import (
-    json_option,
-    print_output,
-    print_stderr,
-    show_json,
-    show_members,
-    show_table,
-)
+from gateway.cli.output import print_output, print_stderr, show_json, show_members, show_table
+from gateway.cli.parameters import json_option
 from gateway.cli.target import with_admin
 from gateway.services.webhook_schemas import (
     DeliveryDocument,
