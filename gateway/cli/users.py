@@ -167,7 +167,7 @@ async def set_login(admin: Admin, name: str, origin: str, *, subject: str | None
 @click.option(
     "--from",
     "file",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=FILE,
     required=True,
     help="A CSV file with the columns user and subject.",
 )
