@@ -277,10 +277,14 @@ async def test_a_position_beyond_the_end_of_a_restored_log_goes_to_the_end(runni
 
 async def test_a_secret_whose_key_is_gone_is_said(running, receiver):
     webhook = await make(running, receiver, "provision")
+    change = running.gateway.services.webhooks.change
+    # Nothing is sent with what a task has read before.
+    await change(ADMIN, webhook, WantedChanges(enabled=False))
+    await until(lambda: not running.gateway.node.webhook_sender.webhooks)
     await running.gateway.engine.write(
         lambda one: one.run("UPDATE webhooks SET secret = 'lost.AAAA'")
     )
-    await running.gateway.services.webhooks.change(ADMIN, webhook, WantedChanges(name="b"))
+    await change(ADMIN, webhook, WantedChanges(enabled=True))
     await log_some(running, "a")
     await until(lambda: _failing(running))
     assert "token key" in (await find(running, webhook)).failing.error

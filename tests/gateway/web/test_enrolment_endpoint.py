@@ -440,7 +440,7 @@ async def test_nothing_secret_is_shown(running):
     for path in ("/enrolment-keys", "/enrolments", "/events", "/ices"):
         text = (await running.admin.get(path)).body.decode()
         assert one.secret not in text
-        assert one.secret.rpartition("_")[2] not in text
+        assert one.secret.split("_", 2)[2] not in text
 
 
 async def test_a_node_that_is_drained_enrols_nobody(running):
