@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+import pytest
+
 from gateway.admin import openapi
 from gateway.core.ice import Action
 from tests.api.held import hold, seed
@@ -23,6 +25,7 @@ generation.max-examples = 12
 _PHASES = ("Examples", "Coverage", "Fuzzing", "Stateful")
 
 
+@pytest.mark.timeout(600)  # 15 s of processor time, of which a busy machine gives it an eighth
 async def test_api_does_what_its_document_says(running, tmp_path):
     await seed(running)
     before = await running.gateway.admin.events.last()

@@ -31,7 +31,7 @@ from gateway.store.logins import add as add_login
 from tests.contract.domain import login_rules
 from tests.support.clock import StandingClock
 from tests.support.harness import ADMIN, Api, expect_refused, harness
-from tests.support.ice import PATIENCE, Ice, Refused, until
+from tests.support.ice import PATIENCE, PROCESS_PATIENCE, Ice, Refused, until
 from tests.support.served import command, environment, serving
 
 UNLIMITED = resource.RLIM_INFINITY
@@ -238,7 +238,7 @@ def test_a_command_on_a_full_disk_says_so_in_one_line(served, token):
         env=environment(),
         capture_output=True,
         text=True,
-        timeout=PATIENCE,
+        timeout=PROCESS_PATIENCE,
         check=False,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0)),
     )

@@ -26,6 +26,8 @@ from websockets.protocol import CLIENT, OPEN, Protocol
 
 PATIENCE = 10.0
 """Seconds after which an expectation has failed; nothing is expected to take long."""
+PROCESS_PATIENCE = 60.0
+"""The same for a process that starts or ends: beside others a machine gives it an eighth of a processor."""
 
 
 async def until(holds: Callable[[], object]) -> None:

@@ -10,7 +10,7 @@ import subprocess
 from pathlib import Path
 
 from tests.support.authority import Authority
-from tests.support.ice import PATIENCE
+from tests.support.ice import PROCESS_PATIENCE
 
 SITE = Path(__file__).parents[2] / "config" / "nginx.conf"
 # Debian's is not on everybody's path.
@@ -93,7 +93,11 @@ class Nginx:
 
     def _run(self, *options: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            self._command(*options), capture_output=True, text=True, timeout=PATIENCE, check=False
+            self._command(*options),
+            capture_output=True,
+            text=True,
+            timeout=PROCESS_PATIENCE,
+            check=False,
         )
 
     def logs(self) -> str:
@@ -102,4 +106,4 @@ class Nginx:
 
     def stop(self) -> None:
         self._process.terminate()
-        self._process.wait(PATIENCE)
+        self._process.wait(PROCESS_PATIENCE)

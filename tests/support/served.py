@@ -15,7 +15,7 @@ import urllib.request
 from gateway.cli.common import open_context
 from gateway.core.ice import IceType
 from gateway.runtime.settings import load
-from tests.support.ice import PATIENCE, Ice
+from tests.support.ice import PROCESS_PATIENCE, Ice
 
 
 def environment(**more):
@@ -56,14 +56,14 @@ class Output:
             return next(filter(None, (re.search(pattern, line) for line in self.lines)), None)
 
         with self._more:
-            self._more.wait_for(lambda: found() or self._ended, PATIENCE)
+            self._more.wait_for(lambda: found() or self._ended, PROCESS_PATIENCE)
             match = found()
         assert match, f"no line like {pattern!r} in {self.lines}"
         return match
 
     def end(self):
         """Wait for the end of the stream; returns all of it."""
-        self._thread.join(PATIENCE)
+        self._thread.join(PROCESS_PATIENCE)
         return "".join(self.lines)
 
 
@@ -116,7 +116,7 @@ class Served:
     def stop(self, number=signal.SIGTERM):
         """Send a signal; returns the exit status."""
         self.process.send_signal(number)
-        return self.process.wait(PATIENCE)
+        return self.process.wait(PROCESS_PATIENCE)
 
 
 @contextlib.contextmanager
@@ -126,6 +126,6 @@ def serving(folder, *args, **env):
         yield served
     finally:
         served.process.kill()
-        served.process.wait(PATIENCE)
+        served.process.wait(PROCESS_PATIENCE)
         served.out.end()
         served.err.end()

@@ -28,7 +28,7 @@ from gateway.store import key_file
 from gateway.store.key_file import KeyStore
 from tests.support import served
 from tests.support.databases import put_database
-from tests.support.ice import PATIENCE
+from tests.support.ice import PROCESS_PATIENCE
 
 EXISTS = "ICE Provision Failed! ICE Name or User already exists"
 TOKEN = re.compile(r"eyJ[\w-]+\.\.[\w-]+\.[\w-]+\.[\w-]+\n")
@@ -862,7 +862,7 @@ def told(cli, stdout, *args, stderr=subprocess.PIPE):
             stdout=device if full else writing,
             stderr=device if stderr == "full" else stderr,
             text=True,
-            timeout=PATIENCE,
+            timeout=PROCESS_PATIENCE,
             check=False,
         )
     os.close(writing)
@@ -935,7 +935,7 @@ def test_what_is_done_does_not_depend_on_stderr(cli):
             stdout=subprocess.PIPE,
             stderr=full,
             text=True,
-            timeout=PATIENCE,
+            timeout=PROCESS_PATIENCE,
             check=False,
         )
     assert done.returncode == 0, "what is lost was a remark"

@@ -42,7 +42,7 @@ from gateway.store.sqlite.snapshot import mark_as_copy
 from gateway.web.server import DOORS
 from tests.support.authority import Authority
 from tests.support.harness import settings_for
-from tests.support.ice import PATIENCE, Ice, Refused
+from tests.support.ice import PATIENCE, PROCESS_PATIENCE, Ice, Refused
 from tests.support.served import Output, command, environment, serving
 
 
@@ -118,7 +118,7 @@ def test_second_gateway_on_one_file_is_refused(served):
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=PATIENCE,
+        timeout=PROCESS_PATIENCE,
         check=False,
     )
     assert (second.returncode, second.stdout) == (1, "")
@@ -505,7 +505,7 @@ class Deaf:
 
     def stop(self):
         self.process.terminate()
-        return self.process.wait(PATIENCE)
+        return self.process.wait(PROCESS_PATIENCE)
 
 
 @contextlib.contextmanager
@@ -515,7 +515,7 @@ def deaf(folder, redirection, **streams):
         yield gateway
     finally:
         gateway.process.kill()
-        gateway.process.wait(PATIENCE)
+        gateway.process.wait(PROCESS_PATIENCE)
 
 
 @pytest.mark.parametrize(
@@ -670,7 +670,7 @@ def starting(tmp_path):
                 stderr=subprocess.PIPE,
                 text=True,
             )
-            stack.callback(process.communicate, timeout=PATIENCE)
+            stack.callback(process.communicate, timeout=PROCESS_PATIENCE)
             stack.callback(process.kill)
             return process
 
@@ -682,7 +682,7 @@ def test_a_stop_is_heard_from_the_first_moment_on(starting, tmp_path):
     hears(process, signal.SIGTERM)
     for _ in range(20):
         process.terminate()
-    out, err = process.communicate(timeout=PATIENCE)
+    out, err = process.communicate(timeout=PROCESS_PATIENCE)
     assert (process.returncode, err) == (0, ""), "it did what it was told"
     assert "serves" not in out
     with serving(tmp_path, ICE_GATEWAY_METRICS__LISTEN="") as served:
@@ -701,7 +701,7 @@ def test_a_renewal_while_it_starts_neither_ends_it_nor_is_lost(starting):
         process.send_signal(signal.SIGHUP)
     for _ in range(50):
         process.terminate()
-    assert process.wait(PATIENCE) == 0
+    assert process.wait(PROCESS_PATIENCE) == 0
     assert out.end().endswith("ice-gateway stopped\n")
 
 
@@ -722,7 +722,7 @@ def test_as_the_first_process_of_a_container_it_stops_likewise(starting):
         if ready:
             Output(outer.stdout).expect("^ice-gateway .* serves ")
         os.kill(gateway.pid, signal.SIGTERM)
-        assert outer.wait(PATIENCE) == 0
+        assert outer.wait(PROCESS_PATIENCE) == 0
 
 
 def test_a_stop_while_it_asks_for_the_first_admin_ends_it(tmp_path):
@@ -738,7 +738,7 @@ def test_a_stop_while_it_asks_for_the_first_admin_ends_it(tmp_path):
         out = Output(process.stdout)
         out.expect("name the first admin")
         process.terminate()
-        assert process.wait(PATIENCE) == 0
+        assert process.wait(PROCESS_PATIENCE) == 0
     os.close(ours)
     os.close(terminal)
 

@@ -21,7 +21,7 @@ from gateway.runtime.standard_streams import (
     lost_lines,
     writing,
 )
-from tests.support.ice import PATIENCE
+from tests.support.ice import PATIENCE, PROCESS_PATIENCE
 
 
 def test_what_is_written_is_flushed_by_its_writer_and_nothing_is_raised():
@@ -68,7 +68,7 @@ def test_no_file_gets_the_number_of_a_closed_stream(closed, status):
     done = subprocess.run(
         ["/bin/sh", "-c", script, sys.executable, STORY],
         stdin=subprocess.DEVNULL,
-        timeout=PATIENCE,
+        timeout=PROCESS_PATIENCE,
         check=False,
     )
     assert done.returncode == status
@@ -182,5 +182,5 @@ def test_a_process_ends_although_nobody_reads_and_its_last_words_are_written():
     with subprocess.Popen(
         [sys.executable, "-c", EXIT], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:
-        assert process.wait(PATIENCE) == 1, "stdout stays full"
+        assert process.wait(PROCESS_PATIENCE) == 1, "stdout stays full"
         assert process.stderr.read().endswith(b"\nValueError: the last words\n")
