@@ -405,6 +405,8 @@ class World(RuleBasedStateMachine):
         """The sessions to which each operation was written."""
         self.refused = set()
         """Operations and the sessions in which their ICEs refused them."""
+        self.given_up = set()
+        """Operations that were lost; an ICE may tell more of them before the table is looked at again."""
         self.marked = {}
         """Operations that the table has as sent, and those that occurrences have become."""
         self.words = {}
@@ -893,9 +895,11 @@ class World(RuleBasedStateMachine):
 
     async def _look_at(self, transaction):
         rows = await transaction.fetch(
-            "SELECT id FROM ice_operations WHERE state = 'sent' OR idempotency_key LIKE 'schedule:%'"
+            "SELECT id, state FROM ice_operations"
+            " WHERE state IN ('sent', 'lost') OR idempotency_key LIKE 'schedule:%'"
         )
-        found = {operation for (operation,) in rows}
+        found = {operation for operation, _ in rows}
+        self.given_up |= {operation for operation, state in rows if state == State.LOST}
         new, self.marked = found.difference(self.marked), found
         if not new:
             return
@@ -998,14 +1002,14 @@ class World(RuleBasedStateMachine):
         if row.state is State.FAILED:
             code = json.loads(row.error)["code"]
             if code == "refused":
-                over = before in (State.LOST, State.FAILED)  # too late for another ICE
+                over = row.id in self.given_up  # too late for another ICE
                 assert row.pool is None or over, f"{row.id} has failed, and others may take it"
                 assert not self.begun[row.id], f"{row.id} was begun, and is said to be refused"
             elif code == "failed":
                 assert self.returned.get(row.id) == "failed", f"{row.id} has not failed"
             else:
                 # Nobody cancels what is not ended by that, but the ICE what was given up for lost.
-                assert code == "interrupted" or before in (State.LOST, State.FAILED), code
+                assert code == "interrupted" or row.id in self.given_up, code
                 assert row.id not in self.returned, f"{row.id} has {self.returned[row.id]}"
         if row.id in self.returned and self.acknowledged.get(row.id, "") is None:
             assert row.state == self.returned[row.id], f"{row.id} was acknowledged, is {row.state}"
