@@ -19,7 +19,7 @@ from client.protocol import PATH
 from gateway.node.signature_helper import SignatureHelper
 from tests.support.ice import until
 
-CALLS = 200
+CALLS = 205
 """Python calls of an admission, from the accepted connection to presence in the table."""
 TRACKED = 17
 """Objects of an idle session that the garbage collector has to look at."""
