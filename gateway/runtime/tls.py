@@ -55,6 +55,8 @@ class Tls:
         connection.context = self._current
 
     def _read(self) -> ssl.SSLContext:
+        _check_readable("server.tls_certificate", self._certificate)
+        _check_readable("server.tls_key", self._key)
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         try:
             context.load_cert_chain(self._certificate, self._key, self._no_passphrase)
@@ -74,6 +76,17 @@ class Tls:
             f"server.tls_key {self._key} has a passphrase, which a service cannot enter at its start:"
             " write the key without one (openssl pkey -in OLD -out NEW), readable only by the gateway"
         )
+
+
+def _check_readable(setting: str, path: Path) -> None:
+    """Raise `BadSetting` if the file cannot be read: OpenSSL would not say which of the two it is."""
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        text = f"{setting} {path} cannot be read: {error.strerror}"
+        if isinstance(error, PermissionError):
+            text += "; let the gateway's user read it, such as by its group and mode 640"
+        raise BadSetting(text) from error
 
 
 def reload_certificate(tls: Tls | None) -> None:

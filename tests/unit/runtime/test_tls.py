@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import ssl
+from pathlib import Path
 
 import pytest
 
+from gateway.runtime.settings import BadSetting
 from gateway.runtime.tls import Tls
 from tests.support.authority import Authority
 
@@ -38,3 +42,20 @@ def test_nobody_is_given_tickets_that_nobody_uses(authority, renewed):
     assert after_the_handshake(authority.trust(), tls.context) == 0
     with_tickets = authority.server_context("127.0.0.1")
     assert after_the_handshake(authority.trust(), with_tickets) > 0, "the test must see tickets"
+
+
+def test_a_key_that_the_gateway_must_not_read_is_named_with_the_remedy(authority, monkeypatch):
+    """As root nothing is refused, so this stands in for the system's answer."""
+    certificate, key = authority.certificate("127.0.0.1")
+    opened = Path.open
+
+    def refuse(path, *args):
+        if path == key:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return opened(path, *args)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(BadSetting) as caught:
+        Tls(certificate, key)
+    assert str(caught.value).startswith(f"server.tls_key {key} cannot be read: Permission denied; ")
+    assert "mode 640" in str(caught.value)
