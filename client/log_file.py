@@ -17,7 +17,7 @@ import click
 
 from client import platform
 from client.output import warn
-from client.standard_streams import EXIT_TIMEOUT, DecoupledStream, decoupled, timed
+from client.standard_streams import EXIT_TIMEOUT, DecoupledStream, StandIn, decoupled, timed
 
 MAX_SIZE: Final = 10 * 1024 * 1024
 """Bytes of the file; then it is renamed to FILE.1, and so on."""
@@ -31,7 +31,7 @@ _TIMED: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ ")
 class RotatingFile(io.RawIOBase):
     """Appends to `path`, and renames it before it becomes larger than `max_size`.
 
-    It follows the name: a file that was moved away or deleted is opened anew. If the file cannot be renamed, it
+    It follows the name: if the file was moved away or deleted, a new one is made. If the file cannot be renamed, it
     grows to twice the size, and takes no more then.
 
     Args:
@@ -111,34 +111,15 @@ class RotatingFile(io.RawIOBase):
         super().close()
 
 
-class _Copied(io.TextIOBase):
+class _Copied(StandIn):
     """A stream whose lines also go to the log file, each with its time."""
 
-    errors = "backslashreplace"
-
     def __init__(self, stream: TextIO, file: DecoupledStream) -> None:
-        super().__init__()
+        super().__init__(stream)
         self._stream = stream
         self._file = file
         self._rest = ""
         self._lock = threading.Lock()  # handlers may print in threads
-
-    @property
-    def encoding(self) -> str:  # type: ignore[override] # typeshed has it as an attribute
-        """The stream's encoding."""
-        return self._stream.encoding
-
-    def fileno(self) -> int:
-        """The stream's descriptor."""
-        return self._stream.fileno()
-
-    def isatty(self) -> bool:
-        """Whether the stream is a terminal."""
-        return self._stream.isatty()
-
-    def writable(self) -> bool:
-        """Always true."""
-        return True
 
     def flush(self) -> None:
         """Flush the stream."""

@@ -38,19 +38,43 @@ class _Described(Protocol):
     def isatty(self) -> bool: ...
 
 
-class DecoupledStream(io.TextIOBase):
+class StandIn(io.TextIOBase):
+    """A writable text stream in place of `stream`, which says the same of itself."""
+
+    errors = "backslashreplace"  # for characters outside the encoding
+
+    def __init__(self, stream: _Described) -> None:
+        super().__init__()
+        self._described = stream
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override] # typeshed has it as an attribute
+        """The stream's encoding, which click needs."""
+        return self._described.encoding
+
+    def fileno(self) -> int:
+        """The stream's descriptor."""
+        return self._described.fileno()
+
+    def isatty(self) -> bool:
+        """Whether the stream is a terminal."""
+        return self._described.isatty()
+
+    def writable(self) -> bool:
+        """Always true."""
+        return True
+
+
+class DecoupledStream(StandIn):
     """Accepts text without blocking; a thread writes it to `raw`, the unbuffered layer of `stream`.
 
     After the next successful write, a line says how many lines were lost. At most `max_waiting` bytes wait.
     """
 
-    errors = "backslashreplace"  # for characters outside the encoding
-
     def __init__(
         self, stream: _Described, raw: io.RawIOBase, *, max_waiting: int = MAX_WAITING
     ) -> None:
-        super().__init__()
-        self._stream = stream
+        super().__init__(stream)
         self._raw = raw
         self._max_waiting = max_waiting
         self._waiting = bytearray()
@@ -59,23 +83,6 @@ class DecoupledStream(io.TextIOBase):
         self._changed = threading.Condition()
         # A daemon thread, so that a blocked write does not keep the process alive.
         threading.Thread(target=self._run, daemon=True).start()
-
-    @property
-    def encoding(self) -> str:  # type: ignore[override] # typeshed has it as an attribute
-        """The stream's encoding, which click needs."""
-        return self._stream.encoding
-
-    def fileno(self) -> int:
-        """The stream's descriptor."""
-        return self._stream.fileno()
-
-    def isatty(self) -> bool:
-        """Whether the stream is a terminal."""
-        return self._stream.isatty()
-
-    def writable(self) -> bool:
-        """Always true."""
-        return True
 
     def write(self, text: str) -> int:
         """Queue `text`, or drop it if too much waits."""
