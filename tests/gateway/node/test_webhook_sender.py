@@ -11,13 +11,12 @@ import pytest
 
 from gateway.app import Tuning
 from gateway.core.audit_event import Actor, Event, LogEntry, Via
-from gateway.core.webhook import Message
+from gateway.core.webhook import Message, Next
 from gateway.node.lease import Lease
 from gateway.node.node import NodeLimits
 from gateway.node.webhook_sender import SendingPace, WebhookSender
 from gateway.runtime.eventloop import cancel_and_wait
 from gateway.runtime.webhook_client import Outcome
-from gateway.services.webhook_outbox import Next
 from gateway.services.webhooks import WantedChanges, WantedWebhook
 from gateway.store.engine import StoreUnavailable
 from gateway.store.webhooks import Webhooks
@@ -322,6 +321,7 @@ class FakeOutbox:
         self.faults: list[Exception] = []
         self.messages = 1
         self.end = 0
+        self.reads = 0
 
     async def enabled(self):
         self.asked.append("enabled")
@@ -337,6 +337,7 @@ class FakeOutbox:
         return self.sender
 
     async def next(self, webhook, position):
+        self.reads += 1
         if self.faults:
             raise self.faults.pop(0)
         left = position < self.messages
@@ -383,6 +384,12 @@ async def sending(outbox, *, lease=None, held=lambda: False, monotonic=time.mono
         assert sender.webhooks == []
 
 
+async def turns(number=20):
+    """Let the loop run all that is ready, and what that makes ready."""
+    for _ in range(number):
+        await asyncio.sleep(0)
+
+
 def an_event(clock, action, **detail):
     return LogEntry(1, Event.of(clock(), Actor("root", Via.API, ""), action, **detail), "")
 
@@ -391,7 +398,7 @@ async def test_without_a_webhook_it_looks_at_the_start_and_after_their_events_al
     async with sending(outbox) as sender:
         await until(lambda: outbox.asked == ["enabled"])
         sender.apply(an_event(clock, "provision"))
-        await asyncio.sleep(0.05)
+        await turns()
         assert outbox.asked == ["enabled"]
         outbox.hooks = [a_webhook()]
         sender.apply(an_event(clock, "create-webhook", webhook="w1"))
@@ -425,7 +432,7 @@ async def test_nothing_is_sent_without_the_lease_or_longer_than_it_lasts(outbox)
 async def test_a_restored_backup_sends_nothing_until_it_is_confirmed(outbox, clock):
     outbox.hooks, held = [a_webhook()], [True]
     async with sending(outbox, held=lambda: held[0]) as sender:
-        await asyncio.sleep(0.03)
+        await turns()
         assert outbox.asked == []
         held[0] = False
         sender.apply(an_event(clock, "confirm-restore"))
@@ -446,15 +453,15 @@ async def test_a_fault_of_ours_does_not_stop_the_gateway(outbox):
         await until(lambda: "send log-1" in outbox.asked)
 
 
-async def test_a_place_is_stored_once_nothing_has_happened_for_a_while(outbox, clock):
+async def test_a_position_is_stored_once_nothing_has_happened_for_a_while(outbox, clock):
     outbox.hooks, outbox.messages = [a_webhook()], 0
-
     outbox.end = 7
     async with sending(outbox, monotonic=clock.monotonic):
-        await asyncio.sleep(0.05)
+        await until(lambda: outbox.reads > 3)
         assert "keep 7" not in outbox.asked
         clock.skip(seconds=11)
         await until(lambda: "keep 7" in outbox.asked)
         clock.skip(seconds=60)
-        await asyncio.sleep(0.03)
+        read = outbox.reads
+        await until(lambda: outbox.reads > read + 3)
         assert outbox.asked.count("keep 7") == 1
