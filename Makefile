@@ -118,4 +118,4 @@ dist: $(STAMP) ## Build the sdist and the wheel into dist/ and check what the wh
 		grep -q "^## \[$$version\] - [0-9]" CHANGELOG.md || echo "not for a release: CHANGELOG.md has no dated entry for $$version"
 
 clean: ## Remove what was installed and measured
-	rm -rf $(VENV) build dist .bench .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache *.egg-info
+	rm -rf $(VENV) build dist .bench .coverage .fuzz .hypothesis .mypy_cache .pytest_cache .ruff_cache *.egg-info

@@ -68,8 +68,8 @@ class Target:
     words: tuple[bytes, ...] = ()
     close: Callable[[], None] = lambda: None
     max_bytes: int = 4096
-    base_ms: float = 20.0
-    kib_ms: float = 10.0
+    base_ms: float = 5.0
+    kib_ms: float = 5.0
 
     def allowed(self, data: bytes) -> float:
         """The CPU time in seconds that the product may take for an input."""

@@ -182,5 +182,5 @@ TARGET = Target(
     ),
     max_bytes=8192,
     close=close,
-    base_ms=300.0,
+    base_ms=100.0,
 )

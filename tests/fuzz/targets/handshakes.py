@@ -176,5 +176,5 @@ TARGET = Target(
         ),
     ),
     close=close,
-    base_ms=150.0,
+    base_ms=100.0,
 )
