@@ -59,6 +59,7 @@ torture: $(STAMP) ## Three quarters of an hour: kill -9 in 300 rounds, during 30
 	@$(BIN)/python -m tests.torture.schedules --seconds 60 --engine postgresql
 	@$(BIN)/python -m tests.torture.enrolment --rounds 300
 	@$(BIN)/python -m tests.torture.enrolment --rounds 300 --engine postgresql
+	@$(BIN)/python -m tests.powerloss --states 4000 --mutations
 	@$(BIN)/python -m tests.torture.api
 	@ICE_TEST_LONG=1 $(BIN)/python -m pytest -q -m long
 	@$(BIN)/python -m tests.torture.nodes --rounds 100

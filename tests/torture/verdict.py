@@ -88,14 +88,18 @@ def disagreements(
     """Everything that does not agree; `before` is the number of the last event of the prologue."""
     found = read(folder / "ice.db")
     faults = [] if found.intact == ["ok"] else [f"the file is not intact: {found.intact}"]
-    faults += _chain(found.entries)
-    faults += _replay(found)
+    faults += rule_faults(found)
     new = [entry for entry in found.entries if entry.seq > before]
     faults += _deeds(new, account.told)
     faults += _tokens(folder, found, account.told)
     faults += _whole_bulks(new, account.told)
     faults += _ices(found, new, account, known)
     return faults
+
+
+def rule_faults(found: Found) -> list[str]:
+    """What is wrong with the chain of the log, or with the table that must follow from it."""
+    return _chain(found.entries) + _replay(found)
 
 
 def _chain(entries: list[LogEntry]) -> list[str]:
@@ -116,7 +120,7 @@ def _replay(found: Found) -> list[str]:
     ices: dict[str, Ice] = {}
     for entry in found.entries:
         event = entry.event
-        if event.ice_name is None:
+        if event.ice_name is None or event.action not in {*Action, "disconnect"}:
             continue
         old = ices.get(event.ice_name)
         new = _after(old, event)

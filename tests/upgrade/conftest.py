@@ -116,9 +116,8 @@ class Serving:
         return status
 
 
-@pytest.fixture(scope="session")
-def old(tmp_path_factory) -> Release:
-    """The release before."""
+def unpack(folder: Path) -> Release:
+    """The release before, unpacked into `folder`. Raises `LookupError` if this checkout has no history."""
     packed = subprocess.run(
         ["git", "archive", OLD],  # noqa: S607 - whichever there is
         cwd=ROOT,
@@ -126,11 +125,19 @@ def old(tmp_path_factory) -> Release:
         check=False,
     )
     if packed.returncode:
-        pytest.skip(f"this checkout has no history: {packed.stderr.decode().strip()}")
-    folder = tmp_path_factory.mktemp("old")
+        raise LookupError(f"this checkout has no history: {packed.stderr.decode().strip()}")
     with tarfile.open(fileobj=io.BytesIO(packed.stdout)) as tree:
         tree.extractall(folder, filter="data")
     return Release(folder)
+
+
+@pytest.fixture(scope="session")
+def old(tmp_path_factory) -> Release:
+    """The release before."""
+    try:
+        return unpack(tmp_path_factory.mktemp("old"))
+    except LookupError as reason:
+        pytest.skip(str(reason))
 
 
 @pytest.fixture(scope="session")
