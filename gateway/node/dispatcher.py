@@ -338,7 +338,8 @@ class Dispatcher:
             lane.sending = None
             return _RETRY  # it was cancelled, or an event is about to drop the session
         await self._deliver(lane, new)
-        return 0
+        # The finish, or an event, wakes the lane before.
+        return _MAX_WAIT if lane.sent == new.id else 0
 
     async def _deliver(self, lane: Lane, new: Operation) -> None:
         """Send an operation that is marked as sent, or take it back if the session has ended."""

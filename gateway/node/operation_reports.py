@@ -176,9 +176,10 @@ class OperationReports:
             self._pending_finishes[session.id] -= 1
             if not self._pending_finishes[session.id]:
                 del self._pending_finishes[session.id]
-        self._lanes.release(session, finish.id)
+        # The waiters read the result before the ICE's lane looks for more work.
         if isinstance(outcome, Operation):
             self._lanes.notify(outcome)
+        self._lanes.release(session, finish.id)
         if finish.refusal is not None:
             session.answer(request, *finish.refusal)
         else:

@@ -72,6 +72,8 @@ async def _of_pools(
     fetch: Fetch, operations: Sequence[Operation], now: datetime
 ) -> dict[str, Waits]:
     """One look at the ICEs of a pool for all its operations of a group, and one more if any refused some."""
+    if not operations:
+        return {}
     groups: dict[_Group, dict[bytes, list[str]]] = {}
     of_pools = await _grouped(fetch, operations)
     for each in operations:

@@ -12,11 +12,13 @@ import sys
 import tracemalloc
 from pathlib import Path
 
+import aiosqlite
 import pytest
 
 import gateway
 from client.protocol import PATH
 from gateway.node.signature_helper import SignatureHelper
+from tests.support import work
 from tests.support.ice import until
 
 CALLS = 205
@@ -25,6 +27,8 @@ TRACKED = 17
 """Objects of an idle session that the garbage collector has to look at."""
 TRACED = 4200
 """Bytes of an idle session that Python has allocated."""
+SWITCHES = 24
+"""Thread switches of SQLite from the request of an operation to its result at the caller."""
 MANY = 100
 
 _COUNTED = (
@@ -107,3 +111,30 @@ async def test_what_an_idle_session_holds(running):
     assert len(asyncio.all_tasks()) <= tasks, "no session was expected to have a task of its own"
     assert tracked <= TRACKED, f"{tracked:.1f} objects a session, {TRACKED} were expected"
     assert traced <= TRACED, f"{traced:.0f} bytes a session, {TRACED} were expected"
+
+
+@pytest.mark.sqlite
+async def test_the_thread_switches_of_an_operation(running):
+    """Each takes a tenth of a millisecond, and more beside a busy loop; three of them are commits."""
+    connection = await work.connected(running)
+    await running.settled()
+    switch, statements = aiosqlite.Connection._execute.__code__, []
+
+    def note(frame, event, called):
+        # A coroutine is called again at each step; it hands its work to the thread once.
+        if event == "c_call" and frame.f_code is switch and called.__name__ == "put_nowait":
+            statements.extend(one for one in frame.f_locals["args"] if isinstance(one, str))
+
+    sys.setprofile(note)
+    try:
+        asked = asyncio.create_task(
+            work.ask(running.admin, query="?wait=5", params={"argv": ["true"]})
+        )
+        await work.finished(connection, await work.take(connection), result={})
+        answer = await asked
+    finally:
+        sys.setprofile(None)
+    assert answer.json["state"] == "succeeded"
+    of_it = [sql for sql in statements if not sql.startswith("PRAGMA")]
+    assert of_it.count("COMMIT") == 3
+    assert len(of_it) <= SWITCHES, f"{len(of_it)}, {SWITCHES} were expected: {of_it}"

@@ -183,7 +183,6 @@ def kill_itself(delay: float) -> None:
 
 def _answer_before_the_commit() -> None:
     async def early(self: SqliteWriter, group: Any) -> bool:
-        await self._connection.execute("BEGIN IMMEDIATE")
         transaction = _SqliteTransaction(self._connection)
         done = []
         for unit, future in group:

@@ -101,7 +101,9 @@ class SqliteEngine:
             return connection
 
     def _committed(self) -> None:
-        self.changed.set()
+        if self._writes.logged:
+            # Whoever follows other tables finds their changes at its next look.
+            self.changed.set()
         if self._serving and self._sweeping is None:
             self._sweeping = asyncio.create_task(self._sweep(), name="checkpoint")
 
@@ -223,6 +225,8 @@ class SqliteWriter(Writer):
         super().__init__(committed)
         self._connection = connection
         self._guard = guard
+        self.logged = False
+        """Whether the last transaction wrote events."""
 
     async def detach(self) -> None:
         """Copy the write-ahead log into its database file, which was moved away.
@@ -235,15 +239,16 @@ class SqliteWriter(Writer):
     async def transact(self, units: list[Unit[Any]]) -> list[Any]:
         """See `Writer.transact`."""
         with self._guard():
-            await self._connection.execute("BEGIN IMMEDIATE")
+            transaction = _SqliteTransaction(self._connection)
             try:
-                transaction = _SqliteTransaction(self._connection)
                 results = [await unit(transaction) for unit in units]
                 await events.number(transaction)
             except BaseException:
                 await self._roll_back()
                 raise
-            await self._commit()
+            if transaction.begun:
+                await self._commit()
+        self.logged = bool(transaction.appended)
         self._guard.check_committed()
         return results
 
@@ -266,7 +271,6 @@ class SqliteWriter(Writer):
         try:
             with self._guard():
                 try:
-                    await self._connection.execute("BEGIN IMMEDIATE")
                     await _change_nothing(_SqliteTransaction(self._connection))
                     await self._connection.execute("COMMIT")
                 finally:
@@ -283,12 +287,15 @@ async def _change_nothing(transaction: Transaction) -> None:
 
 
 class _SqliteTransaction:
+    """Begins with its first statement, in the same thread switch."""
+
     def __init__(self, connection: aiosqlite.Connection) -> None:
         self._connection = connection
         self.appended: list[AppendedEvent] = []
+        self.begun = False
 
     async def fetch(self, sql: str, *params: object) -> list[Row]:
-        return list(await self._connection.execute_fetchall(sql, numbered(params)))  # type: ignore[arg-type] # tuples
+        return (await self._do(sql, params))[0]
 
     async def hold(self, sql: str, *params: object) -> list[Row]:
         return await self.fetch(sql, *params)  # no other connection writes
@@ -297,8 +304,24 @@ class _SqliteTransaction:
         pass  # no other connection writes
 
     async def run(self, sql: str, *params: object) -> int:
-        cursor = await self._connection.execute(sql, numbered(params))
-        return cursor.rowcount
+        return (await self._do(sql, params))[1]
+
+    async def _do(self, sql: str, params: Sequence[object]) -> tuple[list[Row], int]:
+        """The rows of a statement, and the number of rows that it changed."""
+        do, self.begun = (_do if self.begun else _begin_and_do), True
+        # aiosqlite's own methods do less in one switch; its minor version is pinned for this.
+        connection = self._connection
+        return await connection._execute(do, connection._conn, sql, numbered(params))  # type: ignore[no-any-return, no-untyped-call] # noqa: SLF001
+
+
+def _begin_and_do(connection: sqlite3.Connection, sql: str, params: Any) -> tuple[list[Row], int]:
+    connection.execute("BEGIN IMMEDIATE")
+    return _do(connection, sql, params)
+
+
+def _do(connection: sqlite3.Connection, sql: str, params: Any) -> tuple[list[Row], int]:
+    cursor = connection.execute(sql, params)
+    return cursor.fetchall(), cursor.rowcount
 
 
 # --- opening -----------------------------------------------------------------------------------
