@@ -218,7 +218,7 @@ def ensure_local_admin(settings: Settings, *, has_users: bool) -> None:
 
 async def _missing_local_admin(settings: Settings) -> str | None:
     async with open_context(settings) as context:
-        return await missing_local_admin(context.services.accounts, settings.login_rules, utc_now())
+        return await missing_local_admin(context.engine.fetch, settings.login_rules, utc_now())
 
 
 async def _add_admin(settings: Settings, name: str, password: Secret) -> None:

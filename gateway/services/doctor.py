@@ -20,6 +20,7 @@ from typing import Final
 from gateway.core.cron import is_zone
 from gateway.core.enrolment import is_ours
 from gateway.core.ice import Status
+from gateway.core.login_rules import LoginRules
 from gateway.core.times import Clock, to_text
 from gateway.core.tokens import KeyRing
 from gateway.runtime.database_url import file_of
@@ -27,6 +28,7 @@ from gateway.runtime.settings import BadSetting, Settings
 from gateway.services.diagnostics import Finding, failed, ok, warning
 from gateway.services.doctor_network import TIMEOUT, handles, ports, tls
 from gateway.services.doctor_sso import examine as sso
+from gateway.services.local_admins import missing_local_admin
 from gateway.store import key_file, restore_mark, schedules
 from gateway.store.engine import Fetch, StoreRefused, StoreUnavailable
 from gateway.store.enrolments import standing_ids
@@ -35,7 +37,14 @@ from gateway.store.key_file import KeyFileUnusable
 from gateway.store.restore_mark import RestoreMark, find_mark
 from gateway.store.sqlite.migrate import is_served, released
 from gateway.store.sqlite.snapshot import SchemaInfo, open_read_only
-from gateway.store.tables import COUNTED, ENROLMENT_SCHEMA, WORK_SCHEMA, Contents, contents
+from gateway.store.tables import (
+    COUNTED,
+    ENROLMENT_SCHEMA,
+    SSO_SCHEMA,
+    WORK_SCHEMA,
+    Contents,
+    contents,
+)
 
 _MIB: Final = 1024 * 1024
 _ROOM: Final = 64 * _MIB
@@ -61,6 +70,7 @@ _Sealed = dict[Status, dict[str | None, list[str]]]
 class DatabaseState:
     """What could be read of the database; `fault` says why the rest could not.
 
+    `no_admin` is the command that provides an admin for while the issuer cannot be reached; None if there is one.
     `sealed` are the names of the ICEs by their status and the id of the key of their tokens; `enrolling` are the
     ids of the enrolment keys that machines may use; `zones` says how many schedules are in each time zone.
     """
@@ -72,11 +82,12 @@ class DatabaseState:
     sealed: _Sealed = field(default_factory=dict)
     enrolling: list[str] = field(default_factory=list)
     zones: dict[str, int] = field(default_factory=dict)
+    no_admin: str | None = None
     served: bool = False
     fault: str | None = None
 
 
-async def inspect_file(path: Path, now: datetime) -> DatabaseState:
+async def inspect_file(path: Path, rules: LoginRules, now: datetime) -> DatabaseState:
     """Read what the checks need from an SQLite file, without changing it."""
     try:
         with open_read_only(path) as found:
@@ -88,14 +99,14 @@ async def inspect_file(path: Path, now: datetime) -> DatabaseState:
             if info.schema < restore_mark.SCHEMA:
                 return DatabaseState(info, damage, held)
             return DatabaseState(
-                *(info, damage, held, *await _needs(found.fetch, info.schema, now)),
+                *(info, damage, held, *await _needs(found.fetch, info.schema, rules, now)),
                 served=is_served(path),
             )
     except (sqlite3.Error, ValueError) as error:
         return DatabaseState(fault=str(error))
 
 
-async def inspect_check_server(url: str, now: datetime) -> DatabaseState:
+async def inspect_check_server(url: str, rules: LoginRules, now: datetime) -> DatabaseState:
     """Read what the checks need from a PostgreSQL database, without changing it."""
     try:
         from gateway.store.postgres import migrate as server  # noqa: PLC0415 - asyncpg is optional
@@ -106,7 +117,7 @@ async def inspect_check_server(url: str, now: datetime) -> DatabaseState:
                 return DatabaseState(info)
             held = await contents(fetch, schema)
             return DatabaseState(
-                *(info, None, held, *await _needs(fetch, schema, now)),
+                *(info, None, held, *await _needs(fetch, schema, rules, now)),
                 served=await server.is_served(fetch),
             )
     except (StoreRefused, StoreUnavailable) as error:
@@ -114,16 +125,17 @@ async def inspect_check_server(url: str, now: datetime) -> DatabaseState:
 
 
 async def _needs(
-    fetch: Fetch, schema: int, now: datetime
-) -> tuple[RestoreMark | None, _Sealed, list[str], dict[str, int]]:
-    """`mark`, `sealed`, `enrolling` and `zones` of a database of `schema`."""
+    fetch: Fetch, schema: int, rules: LoginRules, now: datetime
+) -> tuple[RestoreMark | None, _Sealed, list[str], dict[str, int], str | None]:
+    """`mark`, `sealed`, `enrolling`, `zones` and `no_admin` of a database of `schema`."""
     sealed = {
         status: await sealed_with(fetch, status)
         for status in (Status.PROVISIONED, Status.REGISTERED)
     }
     enrolling = await standing_ids(fetch, now) if schema >= ENROLMENT_SCHEMA else []
     zones = await schedules.zones(fetch) if schema >= WORK_SCHEMA else {}
-    return await find_mark(fetch), sealed, enrolling, zones
+    no_admin = await missing_local_admin(fetch, rules, now) if schema >= SSO_SCHEMA else None
+    return await find_mark(fetch), sealed, enrolling, zones, no_admin
 
 
 class Doctor:
@@ -153,11 +165,11 @@ class Doctor:
         """Run every check; an unexpected error is a finding, too."""
         on_disk = file_of(self._settings.database_url) is not None
         url = self._settings.database_url
-        now = self._clock()
+        now, rules = self._clock(), self._settings.login_rules
         self._state = await (
-            inspect_file(self._settings.database_path, now)
+            inspect_file(self._settings.database_path, rules, now)
             if on_disk
-            else inspect_check_server(url, now)
+            else inspect_check_server(url, rules, now)
         )
         findings: list[Finding] = []
         for name, check in (
@@ -170,6 +182,7 @@ class Doctor:
             ("tls", lambda: tls(self._settings, self._clock())),
             ("handles", lambda: handles(self._settings)),
             ("clock", self._check_clock),
+            ("sso", self._check_admin),
         ):
             try:
                 findings += check()
@@ -304,6 +317,16 @@ class Doctor:
             yield failed("keys", text, "put its keys back from a backup, or revoke them")
         if not (lost or retired or unknown):
             yield ok("keys", f"{path} can be used: {len(ring.keys)} in it, {ring.seals} seals")
+
+    def _check_admin(self) -> Iterator[Finding]:
+        """Check that an admin gets in while the issuer cannot be reached."""
+        command = self._state.no_admin
+        if command is not None:
+            text, remedy = "no enabled local admin has a password", f"run `{command}`"
+            if self._settings.sso_required:
+                yield failed("sso", f"{text}: with sso.required the gateway does not start", remedy)
+            else:
+                yield warning("sso", f"{text}: none gets in while the issuer is away", remedy)
 
     # --- files ---------------------------------------------------------------------------------------
 

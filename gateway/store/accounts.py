@@ -91,6 +91,16 @@ async def read_user(fetch: Fetch, name: str) -> User | None:
     return user_from_row(rows[0]) if rows else None
 
 
+async def administering(fetch: Fetch, rules: LoginRules, now: datetime, limit: int) -> list[str]:
+    """The names of at most `limit` users who can administer."""
+    params: list[object] = [limit]
+    able = _able(rules, now, params)
+    rows = await fetch(
+        f"SELECT name FROM users WHERE {able} ORDER BY name_folded LIMIT $1", *params
+    )
+    return [name for (name,) in rows]
+
+
 async def find_users(transaction: Transaction, names: Sequence[str]) -> dict[str, User]:
     """The users of these names by folded name, locked until the transaction ends."""
     rows = await transaction.hold(
@@ -257,13 +267,8 @@ class Accounts:
         return _listed(rows[0]) if rows else None
 
     async def administering(self, rules: LoginRules, now: datetime, limit: int) -> list[str]:
-        """The names of at most `limit` users who can administer."""
-        params: list[object] = [limit]
-        able = _able(rules, now, params)
-        rows = await self._engine.fetch(
-            f"SELECT name FROM users WHERE {able} ORDER BY name_folded LIMIT $1", *params
-        )
-        return [name for (name,) in rows]
+        """See the function of this name."""
+        return await administering(self._engine.fetch, rules, now, limit)
 
     async def named(self, names: Iterable[str]) -> dict[str, User]:
         """The users of these exact names."""

@@ -203,7 +203,7 @@ async def test_an_admin_from_before_counts_until_single_sign_on_is_required(engi
 
 async def test_the_command_that_provides_a_local_admin_is_named(engine):
     async def command(**rules):
-        return await missing_local_admin(accounts.Accounts(engine), login_rules(**rules), NOW)
+        return await missing_local_admin(engine.fetch, login_rules(**rules), NOW)
 
     assert await command(issuer="") is None
     assert await command() == "ice-gateway users add NAME --role admin"

@@ -20,6 +20,8 @@ from click.testing import CliRunner
 from gateway.cli import main
 from gateway.cli.common import open_context
 from gateway.core.ice import IceType
+from gateway.core.roles import Role
+from gateway.core.secret import Secret
 from gateway.core.times import to_text, utc_now
 from gateway.core.tokens import Key, KeyRing
 from gateway.services.backup import DATABASE, GatewayFiles, back_up
@@ -96,6 +98,28 @@ def test_all_is_well(settings, tmp_path):
     assert [item.check for item in findings] == CHECKS
     assert [item for item in findings if item.level != "ok"] == []
     assert state(tmp_path) == before, "a doctor changes nothing"
+
+
+@pytest.mark.parametrize("required", [False, True])
+def test_single_sign_on_without_an_admin_of_its_own(settings, required):
+    """Nobody listens at the issuer's port: what is said of it stands beside."""
+    sso = dataclasses.replace(settings, sso_issuer="http://127.0.0.1:9", sso_required=required)
+
+    def said():
+        found = examine(sso)
+        return [(one.level, one.remedy) for one in found if "local admin" in one.text]
+
+    missing = "FAILED" if required else "warning"
+    assert said() == [(missing, "run `ice-gateway users add NAME --role admin`")]
+
+    async def add():
+        async with open_context(settings) as opened:
+            await opened.services.accounts.add_user(
+                ADMIN, "root", Role.ADMIN, Secret("correct horse battery")
+            )
+
+    asyncio.run(add())
+    assert said() == []
 
 
 # --- as a command --------------------------------------------------------------------------------
