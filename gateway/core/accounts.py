@@ -21,21 +21,21 @@ _MAX_FOLDED: Final = 8 * MAX_USER_NAME
 
 
 USER_NAME_RULE: Final = (
-    f"1 to {MAX_USER_NAME} printable characters without / and \\, no invisible ones or spaces around them, but not . or"
-    " .. alone"
+    f"1 to {MAX_USER_NAME} printable characters without / and \\, none of them invisible, no space at either end, and"
+    " not . or .."
 )
 _IN_PATHS: Final = frozenset("/\\")
 _INVISIBLE: Final = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180d\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
 )
-"""Printable by their category, but shown as nothing (Unicode, Default_Ignorable_Code_Point; the empty Braille pattern)."""
+"""Printable by their category but invisible: Unicode's Default_Ignorable_Code_Point, and the empty Braille pattern."""
 
 
 def can_be_new_user(name: str) -> bool:
     """Whether a new user may have this name.
 
-    Proxies change paths with `.`, `..`, `/` or a backslash. An issuer's users may choose their names: none looks like
-    that of another user by what cannot be seen.
+    Proxies change paths with `.`, `..`, `/` or a backslash. Users of an issuer may choose their names there: no name may
+    differ from another one only in what cannot be seen.
     """
     return (
         1 <= len(name) <= MAX_USER_NAME
@@ -58,7 +58,7 @@ def fold_user(name: str) -> str:
 
 
 class Origin(enum.StrEnum):
-    """Where a user comes from; a user from before there was single sign-on has none until an admin decides it."""
+    """Where a user comes from. A user who was made before there was single sign-on has none until an admin sets it."""
 
     LOCAL = "local"
     """Made here by an admin; logs in by password."""
@@ -93,15 +93,15 @@ class User:
 
     @property
     def identity(self) -> tuple[Origin | None, str | None, str | None]:
-        """By what the user is known when they log in: origin, issuer and subject."""
+        """Origin, issuer and subject, by which a login finds the user."""
         return self.origin, self.issuer, self.subject
 
     def linked(self, issuer: str, subject: str) -> User:
-        """The user as the one whom `issuer` knows as `subject`; a password is forgotten."""
+        """The user linked to `subject` of `issuer`, without a password."""
         return replace(self, origin=Origin.SSO, issuer=issuer, subject=subject, password_hash=None)
 
     def made_local(self) -> User:
-        """The user as one who logs in by a password, if they have or get one."""
+        """The user with origin `local`, who logs in by password if they have one."""
         return replace(self, origin=Origin.LOCAL, issuer=None, subject=None)
 
 

@@ -280,7 +280,9 @@ def report(done: list[Trial], seed: int) -> str:
     lines = []
     for target in TARGETS:
         outcomes = Counter(trial.outcome for trial in done if trial.target == target)
-        lines.append(f"{target}: {', '.join(f'{count} {what}' for what, count in outcomes.items())}")
+        lines.append(
+            f"{target}: {', '.join(f'{count} {what}' for what, count in outcomes.items())}"
+        )
     said = Counter(
         re.sub(r"/\S+", "PATH", trial.said)[:110] for trial in done if trial.outcome == "refused"
     )
@@ -296,7 +298,9 @@ def report(done: list[Trial], seed: int) -> str:
 
 async def status_faults(machine: Machine, done: list[Trial], seed: int, count: int) -> list[str]:
     """Run the commands on some of the damages that were refused: each ends with its status and one line."""
-    wanted = [trial for trial in done if trial.outcome == "refused" and "backup" not in trial.target]
+    wanted = [
+        trial for trial in done if trial.outcome == "refused" and "backup" not in trial.target
+    ]
     faults = []
     for trial in random.Random(seed).sample(wanted, min(count, len(wanted))):
         place, name, _ = TARGETS[trial.target]
@@ -340,7 +344,9 @@ def main() -> int:
     parser.add_argument("--trials", type=int, default=3000)
     parser.add_argument("--seed", type=int, default=secrets.randbelow(10**6))
     parser.add_argument("--only", type=int, metavar="TRIAL")
-    parser.add_argument("--commands", type=int, default=12, help="trials for the commands themselves")
+    parser.add_argument(
+        "--commands", type=int, default=12, help="trials for the commands themselves"
+    )
     given = parser.parse_args()
     configure("text", "critical")
     began = time.monotonic()
