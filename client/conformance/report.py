@@ -15,7 +15,7 @@ from client.errors import one_line
 
 _WIDTH: Final = max(map(len, Sentence))
 _MAX_SEEN: Final = 3
-"""Things that are told of one sentence; more of them rarely help."""
+"""Faults that are shown of one sentence."""
 
 
 class Verdict(enum.StrEnum):

@@ -1,4 +1,4 @@
-"""What a scenario has: a gateway, the ICE program with a folder of its own, and words for what it expects.
+"""What a scenario works with: a gateway, the ICE program with a folder of its own, and checks of what the ICE does.
 
 Tested in tests/client/test_client_conformance.py.
 """
@@ -177,7 +177,7 @@ class Stage:
         if found is None:
             if most is None and self.program.status is None:
                 seen = f"no attempt came within {within:g} s after {what}"
-                self.check(Sentence.BACKOFF_BOUND, False, seen)  # noqa: FBT003 - it has failed
+                self.note_failed(Sentence.BACKOFF_BOUND, seen)
             self.fail(sentence, f"no attempt came after {what}{self._end()}")
         waited = found.at - since
         self.check(sentence, waited >= least - _EARLY, f"it came back after {waited:.2f} s")
@@ -194,11 +194,11 @@ class Stage:
         found = await self._next(self.waits.quiet)
         if found is not None:
             found.hang_up()
-            self.check(sentence, False, f"it came back after {what}")  # noqa: FBT003 - it has failed
+            self.note_failed(sentence, f"it came back after {what}")
         elif self.program.status is not None and not may_end:
-            self.check(sentence, False, f"it ended after {what}{self._end()}")  # noqa: FBT003 - likewise
+            self.note_failed(sentence, f"it ended after {what}{self._end()}")
         else:
-            self.check(sentence, True)  # noqa: FBT003 - it has passed
+            self.note_passed(sentence)
 
     async def session(self, sentence: Sentence, *, heartbeat: float = 30.0) -> Session:
         """Admit the next attempt, and wait for its hello."""
@@ -223,12 +223,20 @@ class Stage:
     # --- verdicts ------------------------------------------------------------------------------------
 
     def check(self, sentence: Sentence, ok: bool, seen: str = "") -> None:  # noqa: FBT001 - a verdict
-        """Note a verdict."""
+        """Note a verdict; `seen` is what the ICE did, should it have failed."""
         self.report.add(Finding(sentence, ok, seen))
+
+    def note_passed(self, sentence: Sentence) -> None:
+        """Note that a sentence has passed."""
+        self.report.add(Finding(sentence, ok=True))
+
+    def note_failed(self, sentence: Sentence, seen: str) -> None:
+        """Note that a sentence has failed, and go on."""
+        self.report.add(Finding(sentence, ok=False, seen=seen))
 
     def fail(self, sentence: Sentence, seen: str) -> NoReturn:
         """Note that a sentence has failed, and end the scenario."""
-        self.check(sentence, False, seen)  # noqa: FBT003 - it has failed
+        self.note_failed(sentence, seen)
         raise Unmet(sentence, seen)
 
     def _end(self) -> str:

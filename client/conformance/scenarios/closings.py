@@ -54,7 +54,7 @@ async def _reconnects(stage: Stage, sentence: Sentence, codes: tuple[int | None,
             session.close(code, "" if code is None else "why")
             closed = time.monotonic()
             attempt = await stage.comes_back(sentence, closed, what=str(code))
-            stage.check(sentence, True)  # noqa: FBT003 - it came back
+            stage.note_passed(sentence)
             await _check_answered(stage, session)
 
 

@@ -13,7 +13,7 @@ from typing import Final
 from client.conformance.enrolment_rules import is_enrolment
 from client.conformance.gateway import Attempt
 from client.conformance.sentences import Sentence
-from client.conformance.stage import Scenario, Stage, Unmet, make_token
+from client.conformance.stage import Scenario, Stage, make_token
 from client.protocol import ENROLMENTS, EnrolmentCode, RefusalCode
 
 _RETRY_AFTER: Final = 1.5
@@ -100,9 +100,8 @@ async def _waits(stage: Stage) -> None:
 def _check_poll(stage: Stage, poll: Attempt, sentence: Sentence) -> None:
     asked = f"{poll.request.method} {poll.request.target}"
     if asked != f"GET {ENROLMENTS}/e-1":
-        stage.check(sentence, False, f"it sent {asked}")  # noqa: FBT003 - it has failed
-        raise Unmet(sentence, asked)
-    stage.check(sentence, True)  # noqa: FBT003 - it has passed
+        stage.fail(sentence, f"it sent {asked}")
+    stage.note_passed(sentence)
 
 
 async def _retried(stage: Stage) -> None:

@@ -52,7 +52,7 @@ async def _retried(stage: Stage) -> None:
         for code in pair:
             attempt.refuse_as(code)
             attempt = await stage.comes_back(Sentence.RETRIED, attempt.answered, what=code)
-        stage.check(Sentence.RETRIED, True)  # noqa: FBT003 - it came back
+        stage.note_passed(Sentence.RETRIED)
 
 
 async def _other_answers(stage: Stage) -> None:
@@ -69,7 +69,7 @@ async def _other_answers(stage: Stage) -> None:
         for sentence, respond in pair:
             respond(attempt)
             attempt = await stage.comes_back(sentence, attempt.answered)
-            stage.check(sentence, True)  # noqa: FBT003 - it came back
+            stage.note_passed(sentence)
 
 
 async def _redirect(stage: Stage) -> None:
