@@ -22,6 +22,8 @@ from gateway.runtime.database_url import FILE, SERVERS, file_of, names_server
 
 MAX_HOSTS: Final = 16
 """Maximum addresses that a gateway listens on."""
+_BASE_URL: Final = re.compile(r"[A-Za-z0-9._~:/\[\]@!$&'()*+,;=-]+")
+"""Of the characters of RFC 3986 those of a URL without query, fragment and escapes; in a route {} would be a pattern."""
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -151,8 +153,7 @@ def public_urls(value: object) -> tuple[str, ...]:
         if (
             parts.scheme not in ("http", "https")
             or not parts.hostname
-            or {"?", "#", "%", " "} & set(url)
-            or not (url.isascii() and url.isprintable())
+            or not _BASE_URL.fullmatch(url)
             or "@" in parts.netloc
             or (parts.port is not None and not parts.port)
         ):

@@ -9,6 +9,7 @@ import re
 import tempfile
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from gateway.runtime.setting_types import MAX_HOSTS
 from gateway.runtime.settings import BadSetting, Settings, load
@@ -66,7 +67,8 @@ def check(data: bytes, product: Any) -> None:
     for url in settings.server_public_url:
         require(url.isascii() and url.isprintable(), f"{url!r}")
         require(url.startswith(("http://", "https://")), f"{url!r}")
-        require(not set(url) & set("?#@% "), f"{url!r}")
+        require(not set(url) & set("?#%{}"), f"{url!r}")
+        require("@" not in urlsplit(url).netloc, f"{url!r}")
 
 
 TARGET = Target(

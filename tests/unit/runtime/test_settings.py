@@ -249,6 +249,7 @@ def test_what_is_expected_of_ices():
             ("server.public_url", value)
             for value in [
                 *("gateway.example", "wss://a", "ftp://a", "https://", "https:///p", "//a"),
+                *("https://a/{x}", "https://a/{", "https://a\\b"),
                 *("https://u@a", "https://a?b", "https://a#b", "https://a:x", "https://a:0"),
                 *(
                     "https://[::1",
