@@ -117,6 +117,8 @@ def listener(value: object) -> tuple[str, int] | None:
     parts = urlsplit(f"//{text(value)}")
     if not parts.hostname or parts.port is None or parts.path or "@" in parts.netloc:
         raise ValueError
+    if not _is_host(parts.hostname):
+        raise ValueError
     return parts.hostname, parts.port
 
 
@@ -141,7 +143,16 @@ def _is_host(name: str) -> bool:
     try:
         ip_address(name)
     except ValueError:
-        return re.fullmatch(r"[\w.-]+", name) is not None
+        return re.fullmatch(r"[\w.-]+", name) is not None and _has_labels(name)
+    return True
+
+
+def _has_labels(name: str) -> bool:
+    """Whether each label has 1 to 63 characters; a look-up of another name raises UnicodeError."""
+    try:
+        name.encode("idna")
+    except UnicodeError:
+        return False
     return True
 
 
@@ -153,6 +164,7 @@ def public_urls(value: object) -> tuple[str, ...]:
         if (
             parts.scheme not in ("http", "https")
             or not parts.hostname
+            or not _is_host(parts.hostname)
             or not _BASE_URL.fullmatch(url)
             or "@" in parts.netloc
             or (parts.port is not None and not parts.port)

@@ -64,6 +64,9 @@ def check(data: bytes, product: Any) -> None:
     for path in (settings.server_tls_key, settings.sso_ca_file, settings.tokens_key_file):
         require("\0" not in str(path), f"no file can be called {str(path)!r}")
     require("%00" not in settings.database_shown, "no file can be called so")
+    listens = () if settings.metrics_listen is None else settings.metrics_listen[:1]
+    for host in (*settings.server_host, *listens):
+        host.encode("idna")  # as a look-up does
     for url in settings.server_public_url:
         require(url.isascii() and url.isprintable(), f"{url!r}")
         require(url.startswith(("http://", "https://")), f"{url!r}")

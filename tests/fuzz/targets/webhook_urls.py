@@ -110,7 +110,8 @@ def check(data: bytes, product: Any) -> None:
             require(address.is_loopback, f"{address} was dialled by plain http for {url!r}")
     for name in asked:
         # Both parsers of a URL have to read the same host in it.
-        require(name.rstrip(".") == (parts.hostname or "").rstrip("."), f"{name} for {url!r}")
+        host = (parts.hostname or "").lower().rstrip(".")
+        require(name.rstrip(".") == host, f"{name} for {url!r}")
     if dialled and not asked:
         require(dialled == [_address_in(parts.hostname)], f"{dialled} for {url!r}")
     require(error is not None and error.isprintable() and len(error) <= 800, f"{error!r}")

@@ -242,14 +242,23 @@ def test_what_is_expected_of_ices():
             ("server.host", value)
             for value in [
                 *("", 1, None, [], [1], " , ", [f"127.0.0.{n}" for n in range(17)]),
-                *("two words", "http://host", "host:8440", "[::1]", "127.0.0.1/8"),
+                *(
+                    "a..b",
+                    ".",
+                    "a" * 64,
+                    "two words",
+                    "http://host",
+                    "host:8440",
+                    "[::1]",
+                    "127.0.0.1/8",
+                ),
             ]
         ),
         *(
             ("server.public_url", value)
             for value in [
                 *("gateway.example", "wss://a", "ftp://a", "https://", "https:///p", "//a"),
-                *("https://a/{x}", "https://a/{", "https://a\\b"),
+                *("https://a..b", "https://a/{x}", "https://a/{", "https://a\\b"),
                 *("https://u@a", "https://a?b", "https://a#b", "https://a:x", "https://a:0"),
                 *(
                     "https://[::1",
@@ -286,6 +295,7 @@ def test_what_is_expected_of_ices():
             ("metrics.listen", value)
             for value in (
                 "127.0.0.1",
+                "a..b:1",
                 ":9464",
                 "h:x",
                 "h:65536",
