@@ -19,7 +19,8 @@ from multidict import CIMultiDictProxy
 from websockets.frames import Opcode
 
 from client.protocol import SUBPROTOCOL
-from gateway.web.websocket import WebSocket, framed
+from gateway.web.frames import framed
+from gateway.web.websocket import WebSocket
 
 _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 section 1.3
 

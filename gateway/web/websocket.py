@@ -1,39 +1,32 @@
 """The socket side of a session: RFC 6455 on a connection after its handshake.
 
 A connection has no task, no queue and no timer. The sans-I/O core of `websockets` parses frames. An idle
-connection holds no core; it borrows one from a pool. It needs none for data that is exactly one text frame, which
-is nearly everything that an ICE sends.
+connection holds no core; it borrows one from a pool. It needs none for data that is exactly one text frame, or the
+answer to a ping, which is nearly everything that an ICE sends.
 """
 
 from __future__ import annotations
 
 import asyncio
-import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Protocol, cast
 
 from websockets.exceptions import PayloadTooBig
 from websockets.frames import CloseCode as StandardCode
-from websockets.frames import (  # type: ignore[attr-defined] # apply_mask: compiled if possible
-    Frame,
-    Opcode,
-    apply_mask,
-)
+from websockets.frames import Frame, Opcode
 from websockets.protocol import OPEN, SERVER
 from websockets.protocol import Protocol as Core
 from websockets.typing import BytesLike
 
 from client.protocol import CLOSINGS, MAX_MESSAGE, CloseCode
+from gateway.web.frames import TEXT, framed, is_empty_pong, whole_text
 
 SLICE: Final = 1024
 """Bytes parsed before other connections have their turn: one or two milliseconds of the smallest frames."""
-TEXT: Final = Opcode.TEXT
 BINARY: Final = Opcode.BINARY
 CONT: Final = Opcode.CONT
 _MAX_CONTROL: Final = 125  # RFC 6455 section 5.5
-_FIN: Final = 0x80  # RFC 6455 section 5.2
-_MASK: Final = 0x80
 _NO_CLOSE_FRAME: Final = int(StandardCode.ABNORMAL_CLOSURE)
 _NORMAL_CLOSURE: Final = int(StandardCode.NORMAL_CLOSURE)
 _GATEWAY_CODES: Final = frozenset(code for code in CloseCode if code >= CloseCode.RESTART)
@@ -119,33 +112,6 @@ class _Core(Core):
         self.max_message_size = self.max_message + (
             0 if self.current_size is None else _MAX_CONTROL
         )
-
-
-def framed(opcode: Opcode, data: bytes) -> bytes:
-    """`data` as one frame from a server: final, unmasked (RFC 6455 section 5.2)."""
-    size = len(data)
-    if size < 126:  # noqa: PLR2004 - the RFC's own numbers
-        return bytes((_FIN | opcode, size)) + data
-    if size < 65536:  # noqa: PLR2004
-        return struct.pack("!BBH", _FIN | opcode, 126, size) + data
-    return struct.pack("!BBQ", _FIN | opcode, 127, size) + data
-
-
-def whole_text(data: bytes) -> bytes | None:
-    """The payload if `data` is exactly one unfragmented, masked text frame from a client.
-
-    None for anything else, which the core must read: fragments, reserved bits, no mask, 64 KiB or more
-    (RFC 6455 section 5.2). It need not check `Limits.max_message`, because `data` has at most `SLICE` bytes.
-    """
-    size = len(data) - 6  # two bytes and the masking key
-    if size < 0 or data[0] != _FIN | TEXT:
-        return None
-    if size < 126:  # noqa: PLR2004 - the RFC's own numbers
-        return apply_mask(data[6:], data[2:6]) if data[1] == _MASK | size else None
-    size -= 2  # two more bytes hold the length
-    if data[1] != _MASK | 126 or size != data[2] << 8 | data[3]:
-        return None
-    return apply_mask(data[8:], data[4:8])
 
 
 _NOTHING: Final = memoryview(b"")
@@ -280,16 +246,10 @@ class WebSocket(asyncio.Protocol):
             self._loop.call_soon(self._go_on)
 
     def _feed(self, data: bytes) -> None:
-        """Parse at most `SLICE` bytes; without a parser if they are one text frame."""
+        """Parse at most `SLICE` bytes; without a parser if they are one simple frame."""
         core = self._core
         if core is None:
-            # No frame is half-read, no fragmented message begun, nothing closed.
-            text = whole_text(data)
-            if text is not None:
-                try:
-                    self._take(TEXT, text, fin=True)
-                except Exception as error:  # noqa: BLE001 - logged, as the core does
-                    self._fail(error)
+            if self._take_simple(data):
                 return
             core = self._parser()
         core.unread += len(data)
@@ -311,6 +271,23 @@ class WebSocket(asyncio.Protocol):
             del core.deliver  # it refers to this connection
             if len(_SPARE) < _MAX_SPARE:
                 _SPARE.append(core)
+
+    def _take_simple(self, data: bytes) -> bool:
+        """Take what is exactly one text frame or the answer to a ping; False for anything else.
+
+        No frame is half-read, no fragmented message begun, nothing closed.
+        """
+        if is_empty_pong(data):
+            self._take(Opcode.PONG, b"", fin=True)
+            return True
+        text = whole_text(data)
+        if text is None:
+            return False
+        try:
+            self._take(TEXT, text, fin=True)
+        except Exception as error:  # noqa: BLE001 - logged, as the core does
+            self._fail(error)
+        return True
 
     def _pause(self, *, paused: bool) -> None:
         if paused is not self._paused and not self._transport.is_closing():

@@ -20,7 +20,8 @@ from websockets.frames import Opcode
 from websockets.protocol import OPEN, SERVER, Protocol
 
 from client.protocol import MAX_MESSAGE
-from gateway.web.websocket import _SPARE, Limits, WebSocket, whole_text
+from gateway.web.frames import is_empty_pong, whole_text
+from gateway.web.websocket import _SPARE, Limits, WebSocket
 from tests.bench import echo
 from tests.support.ice import PATIENCE, Ice
 
@@ -846,6 +847,11 @@ def test_a_whole_text_frame_needs_no_parser(data, key):
     assert whole_text(frame.octets) == expected, f"expected {frame} to be read as it was sent"
 
 
+@given(KEYS)
+def test_the_answer_to_a_ping_needs_no_parser(key):
+    assert is_empty_pong(pong(b"", key=key).octets)
+
+
 @pytest.mark.parametrize("size", [5, 125, 126, 1000])
 def test_what_is_not_masked_needs_a_parser(size):
     octets = text("*" * size, key=None).octets
@@ -855,19 +861,27 @@ def test_what_is_not_masked_needs_a_parser(size):
 
 
 @settings(max_examples=500)
-@given(ANY_FRAME | WRONG_FRAME | st.builds(text, st.binary(max_size=200), key=KEYS), st.data())
+@given(
+    ANY_FRAME
+    | WRONG_FRAME
+    | st.builds(text, st.binary(max_size=200), key=KEYS)
+    | st.builds(pong, st.just(b""), key=KEYS),
+    st.data(),
+)
 def test_what_needs_no_parser_is_what_the_library_reads(frame, data):
     octets = bytearray(frame.octets)
     for place in data.draw(st.lists(st.integers(0, min(9, len(octets) - 1)), max_size=2)):
         octets[place] = data.draw(st.integers(0, 255))
     octets = bytes(octets[: data.draw(st.just(len(octets)) | st.integers(0, len(octets)))])
     octets += data.draw(st.just(b"") | st.binary(max_size=8))
-    payload = whole_text(octets)
+    opcode, payload = (PONG, b"") if is_empty_pong(octets) else (TEXT, whole_text(octets))
     if payload is not None:
         core = Protocol(SERVER, state=OPEN)
         core.receive_data(octets)
         read = [(event.opcode, event.fin, event.data) for event in core.events_received()]
-        assert read == [(TEXT, True, payload)], f"expected {octets!r} to be what the library reads"
+        assert read == [(opcode, True, payload)], (
+            f"expected {octets!r} to be what the library reads"
+        )
         core.receive_data(text(b"next").octets)
         assert [event.data for event in core.events_received()] == [b"next"], (
             f"expected nothing of {octets!r} to be left over"
