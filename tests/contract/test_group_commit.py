@@ -8,7 +8,7 @@ import json
 import pytest
 
 from gateway.store.engine import StoreUnavailable, as_json, is_in, rows_of
-from tests.contract.domain import PATIENCE, RULE_BROKEN, refusing, soon
+from tests.contract.domain import PATIENCE, RULE_BROKEN, an_event, append, refusing, soon
 
 _GIVEN = f"SELECT name, name, role, '' FROM {rows_of(1, 'name', 'role')}"  # noqa: S608 - our own columns
 _INSERT_MANY = f"INSERT INTO users (name, name_folded, role, createdon) {_GIVEN}"
@@ -140,8 +140,8 @@ async def test_a_commit_is_told_and_a_failure_is_not(engine):
     # Not `changed`: on PostgreSQL the notification of an earlier commit may come late and set it.
     assert not await engine.has_changed()
     engine.changed.clear()
-    await engine.write(adding("x"))
-    assert engine.changed.is_set(), "a commit was expected to wake this process"
+    await append(engine, an_event())
+    assert engine.changed.is_set(), "a commit of an event was expected to wake this process"
 
 
 async def test_counts_are_of_rows_changed(engine):
