@@ -34,6 +34,7 @@ from gateway.cli.schedules import schedules
 from gateway.cli.serve import demo, serve
 from gateway.cli.users import users
 from gateway.cli.webhooks import webhooks
+from gateway.runtime.logs import configure_command
 from gateway.runtime.standard_streams import discard, open_missing
 
 
@@ -42,6 +43,7 @@ class _Group(click.Group):
 
     def main(self, *args: Any, **options: Any) -> Any:
         open_missing()
+        configure_command()
         try:
             return super().main(*args, **options)
         except OSError as error:

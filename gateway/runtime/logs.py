@@ -36,6 +36,25 @@ MAX_TRACEBACK: Final = 20_000
 """Maximum characters of a traceback; its end is kept."""
 
 
+def configure_command() -> None:
+    """Have what a command does logged on stderr, as text: stdout has its answer, such as JSON.
+
+    A program that calls the command and has set up its own logging keeps it.
+    """
+    if structlog.is_configured():
+        return
+    structlog.configure(
+        processors=[
+            _stamp,
+            _plain,
+            structlog.dev.ConsoleRenderer(
+                colors=False, exception_formatter=structlog.dev.plain_traceback
+            ),
+        ],
+        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
+    )
+
+
 def configure(form: str, level: str) -> None:
     """Set up logging for this process; `form` is auto, json or text. Decouple stderr first."""
     text = form == "text" or (form == "auto" and sys.stderr.isatty())

@@ -12,6 +12,8 @@ import resource
 import shutil
 import socket
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -125,6 +127,13 @@ def test_single_sign_on_without_an_admin_of_its_own(settings, required):
 # --- as a command --------------------------------------------------------------------------------
 
 
+SSO = {
+    "ICE_GATEWAY_SSO__ISSUER": "http://127.0.0.1:9",
+    "ICE_GATEWAY_SSO__CLIENT_ID": "ice",
+    "ICE_GATEWAY_SSO__ROLES": "lab=member",
+}
+
+
 def run(settings, *args, **env):
     args = ("doctor", "--database", settings.database_url, *args)
     plain = {"ICE_GATEWAY_METRICS__LISTEN": "", "ICE_GATEWAY_SERVER__PORT": "0"}
@@ -141,6 +150,18 @@ def test_the_command_prints_a_line_each(settings):
     assert [line.split()[:2] for line in lines] == [["ok", check] for check in CHECKS]
     found = json.loads(run(settings, "--json").stdout)
     assert [list(item) for item in found] == [["check", "level", "text", "remedy"]] * len(CHECKS)
+
+
+def test_what_is_logged_meanwhile_does_not_spoil_the_json(settings):
+    done = subprocess.run(
+        [sys.executable, "-m", "gateway", "doctor", "--json", "--database", settings.database_url],
+        env=os.environ | SSO,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "the issuer cannot be used" in done.stderr
+    assert "sso" in [item["check"] for item in json.loads(done.stdout)]
 
 
 def test_a_failure_is_status_1_and_says_what_to_do(settings):
