@@ -49,7 +49,7 @@ from gateway.core.ice import NAME_PATTERN, NAME_RULE, IceType
 from gateway.core.labels import KEY_PATTERN as LABEL_KEY
 from gateway.core.operation import KEY_PATTERN
 from gateway.core.problems import CODES
-from gateway.services import pool_schemas, schemas
+from gateway.services import operation_schemas, pool_schemas, schemas
 from gateway.services.audit_export import FORMATS, media_type
 from gateway.web.responses import json_response
 
@@ -219,7 +219,7 @@ def _event_calls() -> Iterator[tuple[str, str, dict[str, Any]]]:
 
 
 def _operation_calls() -> Iterator[tuple[str, str, dict[str, Any]]]:
-    one, shape = "/operations/{id}", schemas.OperationDocument
+    one, shape = "/operations/{id}", operation_schemas.OperationDocument
     summary = "Request an operation; the same idempotency key returns the same operation"
     place = located("operation")
     answers = {
@@ -237,15 +237,15 @@ def _operation_calls() -> Iterator[tuple[str, str, dict[str, Any]]]:
     )
     yield "/pools/{name}/operations", "post", described
     summary = "List operations, newest first; a page of large ones may be shorter than its limit"
-    described = listing("listOperations", summary, schemas.OperationPage, OperationQuery)
+    described = listing("listOperations", summary, operation_schemas.OperationPage, OperationQuery)
     yield "/operations", "get", described
     shown = answer(shape, "The operation")
     yield one, "get", call("showOperation", "Show an operation", {"200": shown}, 404)
     events = stream(
         "Operation",
         event("log", LogDocument, id=_LOG_PLACE),
-        event("state", schemas.OperationState),
-        event("progress", schemas.ProgressDocument),
+        event("state", operation_schemas.OperationState),
+        event("progress", operation_schemas.ProgressDocument),
         event("result", shape),
     )
     summary = "The log, states and progress as they come; ends with the result"

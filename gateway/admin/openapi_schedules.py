@@ -27,7 +27,7 @@ from gateway.admin.openapi_builder import (
     variant,
 )
 from gateway.core.ice import NAME_PATTERN
-from gateway.services import schemas
+from gateway.services import operation_schemas
 from gateway.services.schedule_schemas import OccurrencePage, ScheduleDocument, SchedulePage
 
 _LINKS = links(
@@ -54,7 +54,9 @@ def calls() -> Iterator[tuple[str, str, dict[str, Any]]]:
     deleted = {"204": nothing("Deleted")}
     summary = "Delete a schedule and its history; its operations stay"
     yield one, "delete", call("deleteSchedule", summary, deleted, 403, 404)
-    requested = {"202": answer(schemas.OperationDocument, "Requested", located("operation"))}
+    requested = {
+        "202": answer(operation_schemas.OperationDocument, "Requested", located("operation"))
+    }
     summary = "Request an operation of a schedule now, whether or not it is enabled"
     described = call("runSchedule", summary, requested, 403, 404, 409, 429, body=NoMembers)
     yield f"{one}/run", "post", described

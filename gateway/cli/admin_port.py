@@ -15,6 +15,7 @@ from gateway.core.enrolment import EnrolmentState
 from gateway.services import (
     account_schemas,
     enrolment_schemas,
+    operation_schemas,
     pool_schemas,
     schedule_schemas,
     schemas,
@@ -83,15 +84,15 @@ class Admin(Protocol):
 
     async def request_operation(
         self, name: str | None, new: Body, *, pool: str | None = None
-    ) -> schemas.OperationDocument:
+    ) -> operation_schemas.OperationDocument:
         """Request an operation of an ICE or of a pool."""
 
     def operations(
         self, query: Query, *, limit: int, brief: bool
-    ) -> AsyncIterator[list[schemas.OperationDocument]]:
+    ) -> AsyncIterator[list[operation_schemas.OperationDocument]]:
         """The newest operations that match, page by page; `brief` ones may lack what is large."""
 
-    async def operation(self, operation_id: str) -> schemas.OperationDocument:
+    async def operation(self, operation_id: str) -> operation_schemas.OperationDocument:
         """One operation."""
 
     async def cancel(self, operation_id: str) -> None:
@@ -101,8 +102,8 @@ class Admin(Protocol):
         """What is kept of an operation's log, part by part."""
 
     def follow(
-        self, operation: schemas.OperationDocument
-    ) -> AsyncIterator[schemas.OperationDocument | str]:
+        self, operation: operation_schemas.OperationDocument
+    ) -> AsyncIterator[operation_schemas.OperationDocument | str]:
         """The operation now and after each change, at last when it has finished; its log as texts, before that."""
 
     def pools(self) -> AsyncIterator[list[pool_schemas.PoolDocument]]:
@@ -134,7 +135,7 @@ class Admin(Protocol):
     async def delete_schedule(self, schedule_id: str) -> None:
         """Delete a schedule."""
 
-    async def run_schedule(self, schedule_id: str) -> schemas.OperationDocument:
+    async def run_schedule(self, schedule_id: str) -> operation_schemas.OperationDocument:
         """Request an operation of a schedule now."""
 
     def occurrences(

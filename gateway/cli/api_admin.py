@@ -22,6 +22,7 @@ from gateway.core.times import later, to_text_or_none, utc_now
 from gateway.services import (
     account_schemas,
     enrolment_schemas,
+    operation_schemas,
     pool_schemas,
     schedule_schemas,
     schemas,
@@ -49,11 +50,11 @@ class _Log(msgspec.Struct):
     text: str
 
 
-class _Progress(schemas.ProgressDocument):
+class _Progress(operation_schemas.ProgressDocument):
     data: msgspec.Raw
 
 
-class _Operation(schemas.OperationDocument, kw_only=True):
+class _Operation(operation_schemas.OperationDocument, kw_only=True):
     """An operation whose JSON values are kept byte by byte."""
 
     params: msgspec.Raw
@@ -61,7 +62,7 @@ class _Operation(schemas.OperationDocument, kw_only=True):
     result: msgspec.Raw
     error: msgspec.Raw
 
-    def document(self) -> schemas.OperationDocument:
+    def document(self) -> operation_schemas.OperationDocument:
         """Likewise, with null as None."""
         for name in ("params", "result", "error"):
             if bytes(getattr(self, name)) == _NULL:
@@ -143,7 +144,7 @@ class ApiAdmin(ApiWebhooks):
 
     async def request_operation(
         self, name: str | None, new: Body, *, pool: str | None = None
-    ) -> schemas.OperationDocument:
+    ) -> operation_schemas.OperationDocument:
         """See `Admin`."""
         target = ("ices", name or "") if pool is None else ("pools", pool)
         path = path_of(*target, "operations")
@@ -155,7 +156,7 @@ class ApiAdmin(ApiWebhooks):
         *,
         limit: int,
         brief: bool,  # noqa: ARG002 - the API has no brief ones
-    ) -> AsyncIterator[list[schemas.OperationDocument]]:
+    ) -> AsyncIterator[list[operation_schemas.OperationDocument]]:
         """See `Admin`."""
         async for page in self._pages("operations", _OperationPage, query, min(limit, _PAGE)):
             yield [each.document() for each in page[:limit]]
@@ -163,7 +164,7 @@ class ApiAdmin(ApiWebhooks):
             if limit <= 0:
                 return
 
-    async def operation(self, operation_id: str) -> schemas.OperationDocument:
+    async def operation(self, operation_id: str) -> operation_schemas.OperationDocument:
         """See `Admin`."""
         found = await self._client.call("GET", path_of("operations", operation_id), _Operation)
         return found.document()
@@ -218,7 +219,7 @@ class ApiAdmin(ApiWebhooks):
         """See `Admin`."""
         await self._client.send("DELETE", path_of("schedules", schedule_id))
 
-    async def run_schedule(self, schedule_id: str) -> schemas.OperationDocument:
+    async def run_schedule(self, schedule_id: str) -> operation_schemas.OperationDocument:
         """See `Admin`."""
         path = path_of("schedules", schedule_id, "run")
         return (await self._client.call("POST", path, _Operation, {})).document()
@@ -348,8 +349,8 @@ class ApiAdmin(ApiWebhooks):
             yield decoder.decode(part)
 
     async def follow(
-        self, operation: schemas.OperationDocument
-    ) -> AsyncIterator[schemas.OperationDocument | str]:
+        self, operation: operation_schemas.OperationDocument
+    ) -> AsyncIterator[operation_schemas.OperationDocument | str]:
         """See `Admin`."""
         failures = 0
         place = ""
@@ -376,8 +377,8 @@ class ApiAdmin(ApiWebhooks):
             await asyncio.sleep(_RETRY)
 
     async def _stream(
-        self, operation: schemas.OperationDocument, place: str
-    ) -> AsyncIterator[tuple[schemas.OperationDocument | str, str]]:
+        self, operation: operation_schemas.OperationDocument, place: str
+    ) -> AsyncIterator[tuple[operation_schemas.OperationDocument | str, str]]:
         """The operation after each event of its stream, or a text of its log, and the place in that."""
         path = path_of("operations", operation.id, "stream")
         async for event in self._client.events(path, after=place):
@@ -392,7 +393,7 @@ class ApiAdmin(ApiWebhooks):
                 progress = msgspec.json.decode(event.data, type=_Progress)
                 operation = msgspec.structs.replace(operation, progress=progress)
             elif event.name == "state":
-                news = msgspec.json.decode(event.data, type=schemas.OperationState)
+                news = msgspec.json.decode(event.data, type=operation_schemas.OperationState)
                 operation = msgspec.structs.replace(
                     operation,
                     state=news.state,

@@ -34,6 +34,7 @@ from gateway.node.expiry import OperationExpiry
 from gateway.services import (
     account_schemas,
     enrolment_schemas,
+    operation_schemas,
     pool_schemas,
     schemas,
 )
@@ -170,7 +171,7 @@ class DatabaseAdmin(DatabaseSchedules, DatabaseWebhooks):
 
     async def request_operation(
         self, name: str | None, new: Body, *, pool: str | None = None
-    ) -> schemas.OperationDocument:
+    ) -> operation_schemas.OperationDocument:
         """See `Admin`."""
         from gateway.admin.api.operations import NewOperation
 
@@ -190,7 +191,7 @@ class DatabaseAdmin(DatabaseSchedules, DatabaseWebhooks):
 
     async def operations(
         self, query: Query, *, limit: int, brief: bool
-    ) -> AsyncIterator[list[schemas.OperationDocument]]:
+    ) -> AsyncIterator[list[operation_schemas.OperationDocument]]:
         """See `Admin`."""
         from gateway.admin.api.operations import OperationQuery
 
@@ -204,14 +205,16 @@ class DatabaseAdmin(DatabaseSchedules, DatabaseWebhooks):
             before = page[-1].number if page else None
             yield await self._documents([item.operation for item in page])
 
-    async def operation(self, operation_id: str) -> schemas.OperationDocument:
+    async def operation(self, operation_id: str) -> operation_schemas.OperationDocument:
         """See `Admin`."""
         [document] = await self._documents([await self._operation(operation_id)])
         return document
 
-    async def _documents(self, found: Sequence[Operation]) -> list[schemas.OperationDocument]:
+    async def _documents(
+        self, found: Sequence[Operation]
+    ) -> list[operation_schemas.OperationDocument]:
         why = await waits(self._engine.fetch, found, utc_now())
-        return [schemas.operation_document(each, why.get(each.id)) for each in found]
+        return [operation_schemas.operation_document(each, why.get(each.id)) for each in found]
 
     async def _operation(self, operation_id: str) -> Operation:
         found = await self._operations.find(operation_id)
@@ -230,8 +233,8 @@ class DatabaseAdmin(DatabaseSchedules, DatabaseWebhooks):
             yield text
 
     async def follow(
-        self, operation: schemas.OperationDocument
-    ) -> AsyncIterator[schemas.OperationDocument | str]:
+        self, operation: operation_schemas.OperationDocument
+    ) -> AsyncIterator[operation_schemas.OperationDocument | str]:
         """See `Admin`."""
         expiry = OperationExpiry(self._engine, utc_now, keep=0, ended=lambda _: None)
         found = await self._operation(operation.id)

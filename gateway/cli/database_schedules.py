@@ -11,7 +11,7 @@ from typing import Final
 from gateway.cli.admin_port import Body, Query
 from gateway.cli.api_bodies import converted, parsing
 from gateway.cli.common import CommandContext, unwrap
-from gateway.services import schedule_schemas, schemas
+from gateway.services import operation_schemas, schedule_schemas
 from gateway.services.schedules import NO_SCHEDULE
 from gateway.store.schedules import Schedules
 
@@ -72,10 +72,10 @@ class DatabaseSchedules:
         """See `Admin`."""
         unwrap(await self._services.schedules.delete(self._actor, schedule_id))
 
-    async def run_schedule(self, schedule_id: str) -> schemas.OperationDocument:
+    async def run_schedule(self, schedule_id: str) -> operation_schemas.OperationDocument:
         """See `Admin`."""
         requested = unwrap(await self._services.schedules.run(self._actor, schedule_id))
-        return schemas.operation_document(requested)
+        return operation_schemas.operation_document(requested)
 
     async def occurrences(
         self, schedule_id: str, *, limit: int

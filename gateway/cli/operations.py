@@ -30,7 +30,7 @@ from gateway.core.operation import UNFINISHED, State, Waits, in_words
 from gateway.core.text import printable, printable_lines
 from gateway.core.times import to_text
 from gateway.runtime.standard_streams import Unwritable, writing
-from gateway.services.schemas import OperationDocument
+from gateway.services.operation_schemas import OperationDocument
 
 _MAX_FAILED: Final = 10
 """Failed tests that are named."""

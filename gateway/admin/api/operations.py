@@ -40,7 +40,7 @@ from gateway.core.pool import Pool
 from gateway.core.problems import invalid
 from gateway.core.roles import Caller, Need
 from gateway.runtime.eventloop import wait_at_most
-from gateway.services import schemas
+from gateway.services import operation_schemas, schemas
 from gateway.services.operation_requests import NO_OPERATION, OperationRequest
 from gateway.services.pools import no_pool
 from gateway.store.accounts import Accounts
@@ -251,12 +251,12 @@ async def _wait_for_end(context: AdminContext, operation: Operation, wait: float
 
 async def _documents(
     context: AdminContext, found: Sequence[Operation]
-) -> list[schemas.OperationDocument]:
+) -> list[operation_schemas.OperationDocument]:
     """The documents of operations; large ones are converted in a thread, at up to 80 ms a MiB."""
     why = await waits(context.engine.fetch, found, context.clock())
 
-    def documents() -> list[schemas.OperationDocument]:
-        return [schemas.operation_document(each, why.get(each.id)) for each in found]
+    def documents() -> list[operation_schemas.OperationDocument]:
+        return [operation_schemas.operation_document(each, why.get(each.id)) for each in found]
 
     values = (
         value
@@ -281,12 +281,12 @@ async def listing(
     """List operations, newest first."""
     where = visible_operations(request[CALLER], wanted)
     if where is None:
-        return json_response(schemas.OperationPage([], None))
+        return json_response(operation_schemas.OperationPage([], None))
     context = admin_context(request)
     page, more = await context.operations.page(where, query.limit, before)
     shown = [operation_access.listed(request[CALLER], item.operation) for item in page]
     return json_response(
-        schemas.OperationPage(
+        operation_schemas.OperationPage(
             await _documents(context, shown),
             encode_cursor(str(page[-1].number)) if more else None,
         )
@@ -405,11 +405,11 @@ async def _send_all(
             if found.state is not state or why not in (None, waiting):
                 state, waiting = found.state, why
                 # Without its params and result, which may be large.
-                document = schemas.described(schemas.OperationState, found, waits=why)
+                document = schemas.described(operation_schemas.OperationState, found, waits=why)
                 await send_document(response, document, event="state")
             if found.progress != progress:
                 progress = found.progress
-                news = schemas.progress_document(found)
+                news = operation_schemas.progress_document(found)
                 if news is not None:
                     await send_document(response, news, event="progress")
             if found.is_finished:

@@ -39,7 +39,7 @@ from gateway.core.problems import Problem, invalid
 from gateway.core.roles import Caller, Need
 from gateway.core.text import pretty
 from gateway.services.operation_requests import OperationRequest
-from gateway.services.schemas import ProgressDocument, progress_document
+from gateway.services.operation_schemas import ProgressDocument, progress_document
 from gateway.store.ice_listing import Listed
 from gateway.store.operations import Numbered, OperationFilter
 from gateway.store.waits import waits
