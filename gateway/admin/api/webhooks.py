@@ -101,27 +101,27 @@ def routes() -> list[web.RouteDef]:
     return [
         route("GET", "/webhooks", listing, need=Need.SEE_ALL, reads=_query),
         route("POST", "/webhooks", create, need=Need.CHANGE_ACCOUNTS, reads=_wanted),
-        route("GET", one, show, need=Need.SEE_ALL, finds=_find),
-        route("PATCH", one, change, need=Need.CHANGE_ACCOUNTS, reads=_changes, finds=_find),
-        route("DELETE", one, delete, need=Need.ACT, finds=_find),
-        route("POST", f"{one}/test", test, need=Need.ACT, reads=no_members, finds=_find),
+        route("GET", one, show, need=Need.SEE_ALL, finds=find_webhook),
+        route("PATCH", one, change, need=Need.CHANGE_ACCOUNTS, reads=_changes, finds=find_webhook),
+        route("DELETE", one, delete, need=Need.ACT, finds=find_webhook),
+        route("POST", f"{one}/test", test, need=Need.ACT, reads=no_members, finds=find_webhook),
         route(
             *("GET", f"{one}/deliveries", deliveries),
             need=Need.SEE_ALL,
             reads=_delivery_query,
-            finds=_find,
+            finds=find_webhook,
         ),
         route(
             *("GET", f"{one}/set-aside", set_aside),
             need=Need.SEE_ALL,
             reads=_set_aside_query,
-            finds=_find,
+            finds=find_webhook,
         ),
         route(
             *("POST", f"{one}/set-aside/{{message}}/send", send_again),
             need=Need.ACT,
             reads=no_members,
-            finds=_find,
+            finds=find_webhook,
         ),
     ]
 
@@ -149,7 +149,8 @@ async def _set_aside_query(request: web.Request) -> tuple[DeliveryQuery, str | N
     return query, decode_cursor(query.cursor)
 
 
-async def _find(request: web.Request) -> tuple[Webhook | None]:
+async def find_webhook(request: web.Request) -> tuple[Webhook | None]:
+    """The webhook in the path, for the handlers of page and API. Raises `RequestRefused` if there is none."""
     if not request[CALLER].grants.sees_all:  # nothing is shown, whatever the id
         return (None,)
     found = await admin_context(request).webhooks.find(request.match_info["id"])

@@ -12,6 +12,7 @@ from aiohttp import web
 
 from gateway.admin.access import route
 from gateway.admin.api.requests import Query, unwrap
+from gateway.admin.api.webhooks import find_webhook
 from gateway.admin.auth import actor
 from gateway.admin.context import CALLER, admin_context
 from gateway.admin.pages.base import (
@@ -26,7 +27,7 @@ from gateway.core.audit_event import Via
 from gateway.core.problems import Problem
 from gateway.core.roles import Need
 from gateway.core.webhook import EVENTS, MAX_WEBHOOKS, Notice, Webhook
-from gateway.services.webhooks import NO_WEBHOOK, WantedChanges, WantedWebhook
+from gateway.services.webhooks import WantedChanges, WantedWebhook
 from gateway.store.webhooks import KEPT, Delivery
 
 CHANGED: Final = "webhooks-changed"
@@ -57,19 +58,12 @@ def routes() -> list[web.RouteDef]:
         route("GET", "/webhooks", page, need=Need.SEE_ALL),
         route("GET", "/new-webhook", ask, need=Need.ACT),
         route("POST", "/webhooks", create, need=Need.ACT),
-        route("GET", one, show, need=Need.SEE_ALL, finds=_find),
+        route("GET", one, show, need=Need.SEE_ALL, finds=find_webhook),
         *(
-            route(method, path, handler, need=Need.ACT, finds=_find)
+            route(method, path, handler, need=Need.ACT, finds=find_webhook)
             for method, path, handler in acts
         ),
     ]
-
-
-async def _find(request: web.Request) -> tuple[Webhook | None]:
-    if not request[CALLER].grants.sees_all:  # nothing is shown, whatever the id
-        return (None,)
-    found = await admin_context(request).webhooks.find(request.match_info["id"])
-    return (unwrap(found or NO_WEBHOOK),)
 
 
 async def page(request: web.Request) -> web.StreamResponse:
