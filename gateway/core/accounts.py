@@ -114,7 +114,7 @@ class TokenState(enum.StrEnum):
     DISABLED = "disabled"
     """Its owner is disabled."""
     RESTING = "resting"
-    """Its owner, of origin `sso`, has not logged in for too long; their next login wakes it."""
+    """Its owner, of origin `sso`, has not logged in for too long; their next login makes it valid again."""
 
 
 @dataclass(frozen=True, slots=True)
