@@ -266,7 +266,7 @@ def test_the_document_of_single_sign_on_has_every_reason_and_limit():
     for limit in (
         f"sealed for {LIFETIME / 60:g} minutes",
         f"`iat` ({LEEWAY:g} seconds)",
-        f"within {http_client.TIMEOUT:g} seconds is left alone for {DOWN:g} seconds",
+        f"within {http_client.TIMEOUT:g} seconds, the gateway does not ask it again for {DOWN:g} seconds",
         f"At most {AT_ONCE} requests",
         f"{http_client.MAX_BYTES // 1024} KiB",
         f"{MAX_TOKEN // 1024} KiB",
