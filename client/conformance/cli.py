@@ -49,7 +49,7 @@ _USAGE: Final = 2
     help="Scenarios at the same time.",
 )
 @click.option(
-    "--patience",
+    "--timeout",
     type=click.FloatRange(1, 300),
     default=10.0,
     show_default=True,
@@ -63,7 +63,7 @@ def conformance(
     enrolment: bool,
     as_json: bool,
     jobs: int,
-    patience: float,
+    timeout: float,
 ) -> None:
     """Try an ICE program, started by COMMAND, against each sentence of docs/protocol.md.
 
@@ -91,7 +91,7 @@ def conformance(
         raise click.UsageError("The sentences about enrolment, and no others, need --enrolment.")
     # aiohttp warns of what the scenarios do on purpose.
     logging.getLogger("aiohttp").setLevel(logging.CRITICAL)
-    kit = Kit(command, state_dir.absolute(), Waits(patience=patience), Report(chosen))
+    kit = Kit(command, state_dir.absolute(), Waits(timeout=timeout), Report(chosen))
     try:
         asyncio.run(run(kit, jobs, lambda line: click.echo(line, err=True)))
     except NotStarted as problem:

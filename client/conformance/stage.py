@@ -34,10 +34,10 @@ _EARLY: Final = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Waits:
-    """The seconds for which the kit waits."""
+    """How long the kit waits, in seconds."""
 
-    patience: float = 10.0
-    """For what a program should do at once."""
+    timeout: float = 10.0
+    """Until what a program should do at once counts as missing."""
     quiet: float = 2.5
     """For what it should not do; an ICE that tries again does so within a second."""
 
@@ -139,7 +139,7 @@ class Stage:
         self, sentence: Sentence, within: float | None = None, *, what: str = "its start"
     ) -> Attempt:
         """The next attempt, which is due after `what`; without one the scenario ends, and `sentence` has failed."""
-        found = await self._next(self.waits.patience if within is None else within)
+        found = await self._next(self.waits.timeout if within is None else within)
         if found is None:
             self.fail(sentence, f"no attempt came after {what}{self._end()}")
         return found
@@ -172,7 +172,7 @@ class Stage:
         """
         number = len(self.row) + 1
         longest = max(least, bound(number)) if most is None else most
-        within = longest + self.waits.patience
+        within = longest + self.waits.timeout
         found = await self._next(within)
         if found is None:
             if most is None and self.program.status is None:
@@ -185,7 +185,7 @@ class Stage:
             wait = Wait(number, waited)
             self.row.append(wait)
             if not least:
-                self.report.add(judge_bound(wait, self.waits.patience / 2))
+                self.report.add(judge_bound(wait, self.waits.timeout / 2))
                 self.kit.first_waits.append(wait)
         return found
 
@@ -210,7 +210,7 @@ class Stage:
             session = await self.gateway.admit(attempt, heartbeat=heartbeat)
         except TimeoutError:
             self.fail(Sentence.HANDSHAKE, "its request is no WebSocket handshake")
-        if await session.find(is_method("ice.hello"), self.waits.patience) is None:
+        if await session.find(is_method("ice.hello"), self.waits.timeout) is None:
             self.fail(Sentence.HELLO, f"no hello came{self._end()}")
         return session
 
@@ -250,7 +250,7 @@ class Stage:
         """Check that the session still answers after `what`."""
         before = len(session.pongs)
         session.frame(WSMsgType.PING, b"alive")
-        answered = await session.wait(lambda: len(session.pongs) > before, self.waits.patience)
+        answered = await session.wait(lambda: len(session.pongs) > before, self.waits.timeout)
         self.check(sentence, answered, f"no pong came after {what}")
         if not answered:
             raise Unmet(sentence, what)
@@ -271,7 +271,7 @@ class Stage:
 
     async def response(self, session: Session, name: str, sentence: Sentence) -> Message:
         """The answer to a request; without one the scenario ends."""
-        found = await session.find(is_response(name), self.waits.patience)
+        found = await session.find(is_response(name), self.waits.timeout)
         if found is None:
             self.fail(sentence, f"no answer came{self._end()}")
         return found.message
@@ -286,7 +286,7 @@ class Stage:
         self, session: Session, name: str, sentence: Sentence, within: float | None = None
     ) -> Message:
         """The finish of an operation; without one the scenario ends."""
-        found = await session.find(is_finish(name), within or self.waits.patience)
+        found = await session.find(is_finish(name), within or self.waits.timeout)
         if found is None:
             self.fail(sentence, f"no finish came{self._end()}")
         return found.message

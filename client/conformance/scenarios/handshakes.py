@@ -104,7 +104,7 @@ async def _no_subprotocol(stage: Stage) -> None:
     await stage.start()
     attempt = await stage.attempt(Sentence.NO_SUBPROTOCOL)
     session = await stage.gateway.admit(attempt, subprotocol="")
-    left = await session.wait(lambda: session.ended is not None, stage.waits.patience)
+    left = await session.wait(lambda: session.ended is not None, stage.waits.timeout)
     stage.check(Sentence.NO_SUBPROTOCOL, left, "it stayed")
     if session.ended is not None:
         await stage.comes_back(Sentence.NO_SUBPROTOCOL, session.ended)

@@ -149,7 +149,7 @@ async def _cancels(stage: Stage) -> None:
         name = stage.run(session, "sleep", seconds=_LONG)
         await stage.accepted(session, name, sentence)
         session.notify("operation.cancel", {"id": name, **why})
-        message = await stage.finish(session, name, sentence, _GRACE + stage.waits.patience / 2)
+        message = await stage.finish(session, name, sentence, _GRACE + stage.waits.timeout / 2)
         session.answer(message, _ALREADY)
         finish = message["params"]
         judged = judge_finish(finish, outcome="failed")

@@ -93,7 +93,7 @@ async def _send_again(stage: Stage, session: Session, name: str, sentence: Sente
         found = [one for one in session.all(lambda one: one.get("id") == name) if not calls(one)]
         return len(found) > answers - min(finishes, answers)
 
-    if not await session.wait(answered, stage.waits.patience):
+    if not await session.wait(answered, stage.waits.timeout):
         stage.fail(sentence, "it did not answer an id that it knows")
     latest = [one for one in session.all(lambda one: one.get("id") == name) if "method" not in one]
     accepts = latest[-1].get("result") == {"accepted": True}
@@ -153,7 +153,7 @@ async def _many(stage: Stage) -> None:
         return len(session.all(calls)) > answered
 
     while answered < _MANY:
-        if not await session.wait(another, stage.waits.patience):
+        if not await session.wait(another, stage.waits.timeout):
             stage.fail(Sentence.EIGHT_FINISHES, f"only {answered} of {_MANY} came")
         session.answer(session.all(calls)[answered])
         answered += 1

@@ -42,7 +42,7 @@ async def _messages(stage: Stage) -> None:
 async def _ping(stage: Stage, session: Session) -> None:
     data = secrets.token_bytes(125)
     session.frame(WSMsgType.PING, data)
-    answered = await session.wait(lambda: bool(session.pongs), stage.waits.patience)
+    answered = await session.wait(lambda: bool(session.pongs), stage.waits.timeout)
     seen = "it answered with other content" if answered else "it did not answer"
     stage.check(Sentence.PONG, session.pongs[:1] == [data], seen)
 
@@ -101,7 +101,7 @@ async def _heartbeat(stage: Stage) -> None:
 
 async def _left(stage: Stage, session: Session, since: float, what: str) -> Attempt:
     """Wait until it leaves after a silence since `what`; returns its next attempt."""
-    within = 2 * _HEARTBEAT + stage.waits.patience
+    within = 2 * _HEARTBEAT + stage.waits.timeout
     attempt = await stage.attempt(Sentence.SILENCE, within, what=f"a silence since {what}")
     # The wait before the attempt is random; what counts is when it gave the connection up.
     silent = min(session.ended or attempt.at, attempt.at) - since
