@@ -27,6 +27,7 @@ from gateway.store.engine import Engine, Fetch, StoreRefused, StoreRefusedForNow
 from gateway.store.ices import sealed_with
 from gateway.store.key_file import KeyFileUnusable
 from gateway.store.restore_mark import RestoreMark, find_mark
+from gateway.store.sqlite.commit_record import forget
 from gateway.store.sqlite.engine import open_sqlite
 from gateway.store.sqlite.migrate import exclusively, released
 from gateway.store.sqlite.snapshot import (
@@ -111,6 +112,7 @@ async def _restore(
     keys_aside = _put_keys(keys, place.key_file, now)
     if old is not None and aside is not None:
         _put_aside(place.database, aside, sound=old.sound)
+    forget(place.database)
     put_in_place(unfinished, place.database)
     return Restored(manifest, aside, keys_aside)
 

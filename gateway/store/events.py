@@ -19,6 +19,7 @@ from gateway.core.audit_event import (
     Position,
     Via,
 )
+from gateway.core.hash_chain import Head
 from gateway.core.times import from_text, to_text, to_text_or_none
 from gateway.store.engine import (
     AppendedEvent,
@@ -55,13 +56,14 @@ def append(transaction: Transaction, events: Sequence[Event]) -> list[AppendedEv
     return appended
 
 
-async def number(transaction: Transaction) -> None:
+async def number(transaction: Transaction) -> Head | None:
     """Write the events of the transaction, numbered and chained, as its last step before the commit.
 
-    For an engine on which no other transaction writes at the same time.
+    For an engine on which no other transaction writes at the same time. Returns the newest event; None if there
+    is none.
     """
     if not transaction.appended:
-        return
+        return None
     end = await Events(transaction.fetch).end()
     seq, digest = end.seq, end.digest
     entries = []
@@ -77,6 +79,7 @@ async def number(transaction: Transaction) -> None:
         f"INSERT INTO ice_events ({_COLUMNS}) SELECT {_COLUMNS} FROM {given}",
         as_json([entry.columns() for entry in entries]),
     )
+    return Head(seq, digest)
 
 
 def hashed_part(event: Event) -> str:

@@ -174,7 +174,7 @@ async def test_all_files_are_for_the_owner_alone(path):
             modes = {item.name: stat.S_IMODE(item.stat().st_mode) for item in path.parent.iterdir()}
     finally:
         os.umask(umask)
-    locks = {"ice.db.serve.lock", "ice.db.setup.lock"}
+    locks = {"ice.db.serve.lock", "ice.db.setup.lock", "ice.db.head"}
     assert modes.keys() == {"ice.db", "ice.db-wal", "ice.db-shm"} | locks
     assert set(modes.values()) == {0o600}, f"mode 0600 was expected of all of {modes}"
 
@@ -472,7 +472,7 @@ async def test_an_upgrade_keeps_the_database_as_it_was(path):
     with raw(kept) as connection:
         assert connection.execute("SELECT name FROM users").fetchall() == [("alice",)]
     names = {item.name for item in path.parent.iterdir()} - {"ice.db", kept.name}
-    assert names == {"ice.db.setup.lock"}, "nothing else was expected to be left"
+    assert names == {"ice.db.setup.lock", "ice.db.head"}, "nothing else was expected to be left"
 
 
 async def test_a_copy_that_an_upgrade_keeps_says_that_it_is_one(path):

@@ -105,10 +105,10 @@ class _Doom:
 
         number = events.number
 
-        async def numbered(transaction: Any) -> None:
+        async def numbered(transaction: Any) -> Any:
             before, self._within = self._within, True
             try:
-                await number(transaction)
+                return await number(transaction)
             finally:
                 self._within = before
 

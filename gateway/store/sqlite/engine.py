@@ -30,6 +30,7 @@ from gateway.store.engine import (
 )
 from gateway.store.group_commit import Writer
 from gateway.store.migration_files import Step
+from gateway.store.sqlite.commit_record import CommitRecord, check
 from gateway.store.sqlite.guard import Guard, may_be_done
 from gateway.store.sqlite.migrate import (
     BUSY_TIMEOUT,
@@ -66,6 +67,7 @@ class SqliteEngine:
         self._serving = serving
         self._busy_timeout = busy_timeout
         self._guard = Guard(path)
+        self._record = CommitRecord(path)
         self._stack = contextlib.AsyncExitStack()
         self._turns = asyncio.Semaphore(READS)
         self._version: int | None = None
@@ -74,9 +76,10 @@ class SqliteEngine:
 
     async def start(self) -> None:
         """Open the connections. A command needs two, a gateway five."""
+        self._stack.callback(self._record.close)
         try:
             self._writer = await self._connect()
-            self._writes = SqliteWriter(self._writer, self._guard, self._committed)
+            self._writes = SqliteWriter(self._writer, self._guard, self._record, self._committed)
             self._reader = await self._connect()
             if self._serving:
                 self._lookups = await self._connect()
@@ -220,11 +223,16 @@ class SqliteWriter(Writer):
     """The one writer of an SQLite file."""
 
     def __init__(
-        self, connection: aiosqlite.Connection, guard: Guard, committed: Callable[[], None]
+        self,
+        connection: aiosqlite.Connection,
+        guard: Guard,
+        record: CommitRecord,
+        committed: Callable[[], None],
     ) -> None:
         super().__init__(committed)
         self._connection = connection
         self._guard = guard
+        self._record = record
         self.logged = False
         """Whether the last transaction wrote events."""
 
@@ -242,7 +250,7 @@ class SqliteWriter(Writer):
             transaction = _SqliteTransaction(self._connection)
             try:
                 results = [await unit(transaction) for unit in units]
-                await events.number(transaction)
+                head = await events.number(transaction)
             except BaseException:
                 await self._roll_back()
                 raise
@@ -250,6 +258,7 @@ class SqliteWriter(Writer):
                 await self._commit()
         self.logged = bool(transaction.appended)
         self._guard.check_committed()
+        self._record.committed(head)
         return results
 
     async def _commit(self) -> None:
@@ -386,14 +395,16 @@ async def open_sqlite(
         busy_timeout: seconds to wait for another process that is writing; a command waits longer.
 
     Raises:
-        StoreRefused: the file is newer than this program, of another program, already served, or missing while
-            `create` is False.
+        StoreRefused: the file is newer than this program, of another program, already served, missing while
+            `create` is False, or lacks what was committed.
         StoreUnavailable: it cannot be opened or written.
     """
     path = resolve(path)
     with contextlib.ExitStack() as locks:
         if serving:
             await asyncio.to_thread(lambda: locks.enter_context(serving_lock(path)))
+        with contextlib.suppress(sqlite3.Error):  # opening it in earnest says what is wrong
+            await check(path)
         # In a thread: it may wait for another process that is migrating.
         await asyncio.to_thread(
             set_up,

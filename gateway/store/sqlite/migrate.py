@@ -22,6 +22,7 @@ from gateway.runtime.files import copy_owner, network_file_system
 from gateway.store.engine import StoreRefused, StoreRefusedForNow, StoreUnavailable, Tell
 from gateway.store.migration_files import Step, in_order
 from gateway.store.sqlite import migrations
+from gateway.store.sqlite.commit_record import forget
 from gateway.store.sqlite.guard import describe
 from gateway.store.sqlite.snapshot import (
     APPLICATION_ID,
@@ -178,6 +179,7 @@ def set_up(
             raise StoreRefused(f"the database {path} is a folder: name the file in it")
         try:
             if not path.exists():
+                forget(path)  # it speaks of a database that was taken away
                 # Only the owner may read hashes, names and addresses.
                 os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
             with contextlib.closing(

@@ -16,6 +16,7 @@ from gateway.cli.common import open_context
 from gateway.core.audit_event import Position
 from gateway.core.roles import Role
 from gateway.store.ice_listing import Ices
+from gateway.store.sqlite.commit_record import record_of
 from tests.contract.domain import unguarded
 from tests.support.harness import (
     ADMIN,
@@ -328,6 +329,7 @@ async def test_reader_of_a_log_that_was_restored_meanwhile_is_told(tmp_path):
         await running.provision("lab-2")
         ids = [(await reader.audit())["id"] for _ in range(2)]
     (tmp_path / "ice.db").write_bytes(copy)
+    record_of(tmp_path / "ice.db").unlink()  # otherwise an older copy is refused
     async with harness(tmp_path) as running:
         await running.provision("lab-3")
         end = (await heads(running))[-1]
