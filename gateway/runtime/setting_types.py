@@ -170,7 +170,8 @@ def public_urls(value: object) -> tuple[str, ...]:
             or (parts.port is not None and not parts.port)
         ):
             raise ValueError
-        urls.append(url.rstrip("/"))
+        # The scheme in small letters, as all that compares it expects (RFC 3986 section 3.1).
+        urls.append(parts.scheme + url.rstrip("/")[len(parts.scheme) :])
     return tuple(urls)
 
 

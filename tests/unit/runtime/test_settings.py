@@ -164,6 +164,7 @@ def test_config_gateway_toml_documents_every_setting_with_its_default():
         ("server.port", 0, 0),
         ("server.port", "65535", 65535),
         ("server.public_url", "https://a/", ("https://a",)),
+        ("server.public_url", "HTTPS://a", ("https://a",)),
         ("server.public_url", "https://a, http://b:1/p/", ("https://a", "http://b:1/p")),
         ("server.public_url", ["https://[::1]:8440/p"], ("https://[::1]:8440/p",)),
         ("server.public_url", "", ()),
