@@ -222,7 +222,7 @@ def _check_metadata(data: bytes, product: Any) -> None:
     asked = found.authorization_url(
         login, client_id=_CLIENT, redirect_url="https://a.example/cb", scopes=found.scopes((), "g")
     )
-    require(asked.isprintable() and asked.startswith("https://"), f"{asked!r}")
+    require(asked.isprintable() and asked.lower().startswith("https://"), f"{asked!r}")
 
 
 def _check_login(data: bytes, product: Any) -> None:
