@@ -13,6 +13,7 @@ import secrets
 from typing import Any, ClassVar, Final, NoReturn, Self
 
 import msgspec
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
@@ -150,7 +151,10 @@ class Key:
         """Parse a private P-256 key without a password. Raises ValueError."""
         try:
             private = serialization.load_pem_private_key(pem, password=None)
-        except TypeError as error:  # the key has a password
+        except (
+            TypeError,
+            UnsupportedAlgorithm,
+        ) as error:  # the key has a password, or another curve
             raise ValueError(str(error)) from None
         match private:
             case ec.EllipticCurvePrivateKey(curve=ec.SECP256R1()):

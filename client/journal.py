@@ -49,7 +49,10 @@ class Journal:
             platform.touch_private(path)
             try:
                 self._connection = self._connect()
-            except sqlite3.Error as error:
+            except (
+                sqlite3.Error,
+                UnicodeDecodeError,
+            ) as error:  # of a message that quotes the file
                 name = getattr(error, "sqlite_errorname", "SQLITE_ERROR")
                 if name.startswith(_TRANSIENT):  # extended ones are SQLITE_IOERR_READ and the like
                     raise

@@ -1,3 +1,4 @@
+import base64
 import os
 import stat
 from pathlib import Path
@@ -113,6 +114,22 @@ def test_a_key_that_cannot_be_used_is_never_replaced(private, open_identity, fol
     with pytest.raises(IdentityProblem, match=r"key\.pem is not a private P-256 key"):
         open_identity(token)
     assert (folder / "key.pem").read_bytes() == pem
+
+
+def test_a_key_of_a_curve_that_nobody_knows_cannot_be_used(open_identity, folder, token):
+    """As a flipped bit leaves it: `cryptography` raises another error than for what is no key at all."""
+    open_identity(token)
+    pem = (folder / "key.pem").read_text()
+    der = bytearray(base64.b64decode("".join(pem.splitlines()[1:-1])))
+    curve = bytes.fromhex("06082a8648ce3d030107")  # RFC 5480 section 2.1.1.1: secp256r1
+    der[der.index(curve) + len(curve) - 1] ^= 0x40
+    text = base64.encodebytes(bytes(der)).decode()
+    (folder / "key.pem").write_text(
+        f"-----BEGIN PRIVATE KEY-----\n{text}-----END PRIVATE KEY-----\n"
+    )
+
+    with pytest.raises(IdentityProblem, match=r"key\.pem is not a private P-256 key"):
+        open_identity()
 
 
 def test_a_key_with_a_password_cannot_be_used(open_identity, folder, token):

@@ -819,13 +819,22 @@ def a_journal_with_a_hole(path):
     path.write_bytes(whole[:9000] + bytes(4000) + whole[13_000:])
 
 
+def a_journal_with_a_name_that_is_no_text(path):
+    damaged = a_journal(path).replace(b"tableoperations", b"tableoper\xf4tions")
+    path.write_bytes(damaged.replace(b"CREATE TABLE", b"CREATE TABEL"))
+
+
 def another_table(path):
     with contextlib.closing(sqlite3.connect(path)) as other:
         other.execute("CREATE TABLE operations (id TEXT PRIMARY KEY)")
 
 
 @pytest.mark.parametrize(
-    "damage", [no_database, half_a_journal, a_journal_with_a_hole, another_table]
+    "damage",
+    [
+        *(no_database, half_a_journal, a_journal_with_a_hole, another_table),
+        a_journal_with_a_name_that_is_no_text,
+    ],
 )
 async def test_a_damaged_journal_is_for_a_person_to_move_away(damage, folder, make_ice):
     folder.mkdir(mode=0o700)

@@ -15,6 +15,7 @@ from gateway.store.ice_loader import IceLoader
 from gateway.store.sqlite.engine import longer_pause, open_sqlite
 from gateway.store.sqlite.guard import may_be_done
 from gateway.store.sqlite.migrate import released
+from gateway.store.sqlite.snapshot import open_read_only
 from tests.contract.domain import (
     add,
     add_registered,
@@ -283,6 +284,27 @@ async def test_a_damaged_entry_is_refused_alone(engine, path):
     assert isinstance(damaged, StoreUnavailable)
     assert "the entry of lab-1 is damaged" in str(damaged)
     assert whole.ice == other
+
+
+async def test_a_damaged_schema_is_told(tmp_path):
+    """SQLite's message quotes it, and Python cannot decode the message."""
+    path = tmp_path / "damaged.db"
+    async with open_sqlite(path):
+        pass
+    content = path.read_bytes()
+    damaged = content.replace(b"tableusersusers", b"tableus\xf4rsusers")
+    path.write_bytes(damaged.replace(b"CREATE TABLE users", b"CREATE TABEL users"))
+    with refusing(StoreUnavailable, "a damaged schema") as why:
+        async with open_sqlite(path):
+            pass
+    assert "its schema cannot be read; it is damaged, or its disk fails" in why.text
+    with pytest.raises(sqlite3.DatabaseError, match="its schema is damaged"):
+        read_schema(path)
+
+
+def read_schema(path):
+    with open_read_only(path) as database:
+        return database.schema_info()
 
 
 async def test_a_damaged_event_is_told(engine, path):

@@ -37,6 +37,9 @@ _UNKNOWN: Final = "it is not known whether the last change was made: look before
 
 def describe(path: Path, error: Exception, doing: str = "used") -> str:
     """A sentence for the operator: why the database cannot be used (or opened), and what to do."""
+    if isinstance(error, UnicodeDecodeError):
+        # Python cannot decode SQLite's message, which quotes the damaged schema.
+        return f"the database {path} cannot be {doing}: its schema cannot be read; {_DAMAGED}"
     advice = _ADVICE.get(_code(error))
     return f"the database {path} cannot be {doing}: {error}" + (f"; {advice}" if advice else "")
 
@@ -103,6 +106,9 @@ class Guard:
             raise StoreUnavailable(self.fault)
         try:
             yield
+        except UnicodeDecodeError as error:
+            self.damage = describe(self.path, error)
+            raise StoreUnavailable(self.damage) from error
         except sqlite3.DatabaseError as error:
             # A violated constraint or a bug of ours is no fault of the database.
             if isinstance(error, sqlite3.IntegrityError | sqlite3.ProgrammingError):

@@ -186,7 +186,7 @@ def set_up(
                 sqlite3.connect(path, isolation_level=None, timeout=busy_timeout)
             ) as connection:
                 _bring_up(connection, path, steps, serving=serving, tell=tell)
-        except (OSError, sqlite3.Error) as error:
+        except (OSError, sqlite3.Error, UnicodeDecodeError) as error:
             if getattr(error, "sqlite_errorname", None) == "SQLITE_NOTADB":
                 raise StoreRefused(f"{path} is not an SQLite database") from error
             raise StoreUnavailable(describe(path, error, "opened")) from error

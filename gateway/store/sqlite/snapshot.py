@@ -187,7 +187,11 @@ def open_read_only(path: Path) -> Iterator[ReadOnlyDatabase]:
     quiet = not any(Path(f"{path}{suffix}").exists() for suffix in ("-wal", "-journal"))
     uri = _uri(path, "ro") + ("&immutable=1" if quiet else "")
     with contextlib.closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as connection:
-        yield ReadOnlyDatabase(connection)
+        try:
+            yield ReadOnlyDatabase(connection)
+        except UnicodeDecodeError as error:
+            # Python cannot decode SQLite's message, which quotes the damaged schema.
+            raise sqlite3.DatabaseError("its schema is damaged") from error
 
 
 def pragma(connection: sqlite3.Connection, name: str) -> int:
