@@ -139,10 +139,11 @@ class Keys:
         return await self._write(unit)
 
     async def _reseal(self, transaction: Transaction, kid: str) -> None:
+        found = await webhooks.sealed_secrets(transaction.fetch, kid)
         ring = self._read()
         if kid == ring.seals:
             return
-        for webhook_id, _, sealed in await webhooks.sealed_secrets(transaction.fetch, kid):
+        for webhook_id, _, sealed in found:
             secret = open_sealed({key.kid: key for key in ring.keys}.get, webhook_id, sealed)
             if secret is not None:
                 resealed = seal(ring.sealing_key, webhook_id, secret)
@@ -150,8 +151,14 @@ class Keys:
 
     async def _write(self, unit: Unit[T]) -> T:
         """`Engine.write`, with an error that says that the file may be changed although the commit failed."""
+
+        async def alone(transaction: Transaction) -> T:
+            # An SQLite transaction begins with its first statement: from then on no other process changes the file.
+            await transaction.fetch("SELECT 1")
+            return await unit(transaction)
+
         try:
-            return await self._engine.write(unit)
+            return await self._engine.write(alone)
         except StoreLocked:  # the transaction did not begin
             raise
         except StoreUnavailable as error:
