@@ -79,7 +79,7 @@ FUZZ_SECONDS ?= 600
 fuzz: $(FUZZER) ## Fuzz each entrance for ten minutes (FUZZ_SECONDS), some at a time; on Linux (x86-64)
 	@$(BIN)/python -m tests.fuzz --seconds $(FUZZ_SECONDS)
 
-bench: $(STAMP) ## Compare with other servers, at most 25 minutes; writes docs/performance.md
+bench: $(STAMP) ## Compare with other servers, at most 30 minutes; writes docs/performance.md
 	@$(BIN)/python -m tests.bench
 
 bench-quick: $(STAMP) ## The same with fewer ICEs in 3 minutes; only prints its table

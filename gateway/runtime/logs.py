@@ -109,7 +109,8 @@ def _plain(logger: Any, level: str, line: EventDict) -> EventDict:
     if "exc_info" in line:
         line = structlog.processors.format_exc_info(logger, level, line)
     for name, value in line.items():
-        if not isinstance(value, str):
+        # Nearly every value is short and plain.
+        if not isinstance(value, str) or (len(value) <= MAX_VALUE and value.isprintable()):
             continue
         if name == "exception":
             # Indent all but the first line, so that none of them looks like a log line.

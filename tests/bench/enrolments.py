@@ -17,11 +17,15 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import aiohttp
 
+from tests.bench.fleet import copied
+from tests.bench.phases import Bench, Figures
+from tests.bench.systems import free_port, gateway
 from tests.support.harness import API
 from tests.support.ice import Nomad
 from tests.support.machine import CI_CD, ENROLMENTS, Machine
@@ -44,6 +48,11 @@ def cpu(node: Node) -> float:
     """Seconds of both kinds."""
     fields = Path(f"/proc/{node.pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _address(url: str) -> tuple[str, int]:
+    host, _, port = url.removeprefix("http://").partition(":")
+    return host, int(port)
 
 
 def _request(machine: Machine) -> bytes:
@@ -74,53 +83,70 @@ async def _enrol(
     return time.monotonic(), int(head.split()[1]), told.get("ice_name") or told["code"]
 
 
-async def _measure(nodes: list[Node], token: str, count: int) -> None:
-    headers = {"Authorization": f"Bearer {token}"}
-    async with aiohttp.ClientSession(headers=headers) as session:
+@dataclass(frozen=True)
+class Storm:
+    """What machines met that enrolled at once."""
+
+    seconds: float
+    times: tuple[float, ...]
+    """When each had its answer."""
+    outcomes: Counter[tuple[int, str]]
+    """Statuses, with the codes of refusals."""
+
+
+async def storm(urls: Sequence[str], token: str, count: int, public: str) -> Storm:
+    """Have `count` machines enrol at the gateways of `urls` in turn; `token` is that of an admin.
+
+    Raises RuntimeError unless every machine gets an ICE of its own.
+    """
+    async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {token}"}) as session:
         body = {**CI_CD, "max_uses": count}
-        async with session.post(f"{nodes[0].url}{API}/enrolment-keys", json=body) as answer:
+        async with session.post(f"{urls[0]}{API}/enrolment-keys", json=body) as answer:
             made = await answer.json()
+        secret = made["secret"]
         machines = [
-            Machine(
-                session,
-                nodes[number % len(nodes)].url,
-                made["secret"],
-                f"pc-{number:05}",
-                public=Nomad.PUBLIC,
-            )
+            Machine(session, urls[number % len(urls)], secret, f"pc-{number:05}", public=public)
             for number in range(count)
         ]
-        requests = [_request(machine) for machine in machines]
-        before = [(cpu(node), _rss(node)) for node in nodes]
+        requests = [(_address(machine.url), _request(machine)) for machine in machines]
         turns = asyncio.Semaphore(_AT_ONCE)
         began = time.monotonic()
         async with asyncio.timeout(_PATIENCE):
-            answers = await asyncio.gather(
-                *(
-                    _enrol(nodes[number % len(nodes)].address, data, turns)
-                    for number, data in enumerate(requests)
-                )
-            )
+            answers = await asyncio.gather(*(_enrol(*request, turns) for request in requests))
         took = time.monotonic() - began
-        after = [(cpu(node), _rss(node)) for node in nodes]
-        url = f"{nodes[0].url}{API}/enrolment-keys/{made['enrolment_key']['id']}"
+        url = f"{urls[0]}{API}/enrolment-keys/{made['enrolment_key']['id']}"
         async with session.get(url) as answer:
             uses = (await answer.json())["uses"]
-    times = sorted(at - began for at, _, _ in answers)
-    statuses = Counter((status, "" if status == 201 else told) for _, status, told in answers)
     names = {told for _, status, told in answers if status == 201}
-    cpu = sum(now[0] - then[0] for now, then in zip(after, before, strict=True))
+    outcomes = Counter((status, "" if status == 201 else told) for _, status, told in answers)
+    if len(names) != count or uses != count:
+        raise RuntimeError(f"not every machine got an ICE of its own: {outcomes}, {uses} uses")
+    return Storm(took, tuple(sorted(at - began for at, _, _ in answers)), outcomes)
+
+
+def enrolled(bench: Bench) -> Figures:
+    """Machines that enrol at once at a gateway on a core of its own, each durable before its answer."""
+    folder = copied(bench.fleet.folder, bench.folder / "copy")
+    with gateway(folder, free_port(), bench.log) as server:
+        count = bench.fleet.size
+        found = asyncio.run(storm([server.url], bench.fleet.api_token, count, server.url))
+    return {"enrolments_per_s": count / found.seconds}
+
+
+async def _measure(nodes: list[Node], token: str, count: int) -> None:
+    before = [(cpu(node), _rss(node)) for node in nodes]
+    found = await storm([node.url for node in nodes], token, count, Nomad.PUBLIC)
+    after = [(cpu(node), _rss(node)) for node in nodes]
+    used = sum(now[0] - then[0] for now, then in zip(after, before, strict=True))
     rss = ", ".join(
         f"{then[1]:.0f} -> {now[1]:.0f}" for now, then in zip(after, before, strict=True)
     )
     print(
-        f"{count} machines: {took:.2f} s ({count / took:.0f}/s), p50 {times[count // 2]:.2f} s,"
-        f" p99 {times[count * 99 // 100]:.2f} s; CPU {cpu:.2f} s ({cpu / count * 1000:.2f} ms each);"
-        f" RSS {rss} MiB; {dict(statuses)}; {len(names)} names, {uses} uses",
+        f"{count} machines: {found.seconds:.2f} s ({count / found.seconds:.0f}/s), p50 {found.times[count // 2]:.2f} s,"
+        f" p99 {found.times[count * 99 // 100]:.2f} s; CPU {used:.2f} s ({used / count * 1000:.2f} ms each);"
+        f" RSS {rss} MiB; {dict(found.outcomes)}",
         flush=True,
     )
-    if len(names) != count or uses != count:
-        raise SystemExit("not every machine got an ICE of its own")
 
 
 @contextlib.asynccontextmanager

@@ -85,7 +85,9 @@ class Fleet:
         settings = load(None, {}, {"database.url": database_in(self.folder)})
         async with open_context(settings) as opened:
             await opened.services.accounts.add_user(opened.actor, "admin", Role.ADMIN, None)
-            made = await opened.services.accounts.create_token(opened.actor, "admin", "bench", 0)
+            made = await opened.services.accounts.create_token(
+                opened.actor, "admin", "bench", 0, may_change_accounts=True
+            )
             self.api_token = made.secret.reveal()
             for first in range(0, self.size + others, _AT_ONCE):
                 numbers = range(first, min(first + _AT_ONCE, self.size + others))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import subprocess
 import time
@@ -21,15 +22,22 @@ class Generator:
     """The load generator, built in `folder`; none of its runs goes on beyond `deadline` (`time.monotonic`)."""
 
     def __init__(self, folder: Path, deadline: float) -> None:
+        self._cores = OTHER_CORE
         self._deadline = deadline
         self._program = folder / "loadgen"
         subprocess.run(
             ["gcc", "-O2", "-o", str(self._program), str(_SOURCE), "-lssl", "-lcrypto"], check=True
         )
 
+    def on(self, cores: str) -> Generator:
+        """The same one on other cores."""
+        other = copy.copy(self)
+        other._cores = cores
+        return other
+
     def start(self, url: str, *options: object) -> subprocess.Popen[str]:
         """Begin a run."""
-        command = ["taskset", "-c", OTHER_CORE, str(self._program), "--url", url]
+        command = ["taskset", "-c", self._cores, str(self._program), "--url", url]
         return subprocess.Popen(
             [*command, *map(str, options)],
             stdout=subprocess.PIPE,

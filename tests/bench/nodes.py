@@ -29,7 +29,7 @@ from tests.bench.phases import Bench, Figures
 from tests.bench.systems import Running, free_port, started
 from tests.support.postgres import Postgres, postgres
 
-_DURABLE = ("fsync=on", "full_page_writes=on", "autovacuum=on")
+DURABLE = ("fsync=on", "full_page_writes=on", "autovacuum=on")
 _SETTLE = 12.0
 """Seconds after which every connection of PostgreSQL has told what it did."""
 _LONGEST = 45 * 60.0
@@ -155,6 +155,17 @@ def drops_across(bench: Bench, nodes: Nodes) -> Figures:
     return {"p50 ms": kick["close_p50_ms"], "p99 ms": kick["close_p99_ms"], "missed": missed}
 
 
+def drops(bench: Bench) -> Figures:
+    """The same as one phase of the whole benchmark, on a PostgreSQL of its own."""
+    with postgres(*DURABLE) as server:
+        nodes = Nodes(bench, server)
+        nodes.move()
+        found = drops_across(bench, nodes)
+    if found["missed"]:
+        raise RuntimeError(f"not everybody was told: {found}")
+    return {"across_p50_ms": found["p50 ms"], "across_p99_ms": found["p99 ms"]}
+
+
 def measure(ices: int, rounds: int) -> dict[str, list[float]]:
     """Every figure by name, a value a round."""
     found: dict[str, list[float]] = {}
@@ -167,7 +178,7 @@ def measure(ices: int, rounds: int) -> dict[str, list[float]]:
     toolchain.HOME.mkdir(exist_ok=True)
     with (
         tempfile.TemporaryDirectory(dir=toolchain.HOME, prefix="nodes-") as name,
-        postgres(*_DURABLE) as server,
+        postgres(*DURABLE) as server,
     ):
         folder = Path(name)
         fleet = Fleet(folder / "fleet", ices)

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ import aiohttp
 from tests.bench.fleet import Fleet, copied, name_of
 from tests.bench.generator import LONGEST, Generator, killed
 from tests.bench.systems import (
+    BOTH_CORES,
     JSON_RPC,
     SERVER_CORE,
     Running,
@@ -92,10 +93,10 @@ class Bench:
         return result
 
     @contextlib.contextmanager
-    def registered(self, **environment: str) -> Iterator[Running]:
+    def registered(self, core: str = SERVER_CORE, **environment: str) -> Iterator[Running]:
         """A gateway whose ICEs are all registered (`register_all`), on a database of its own."""
         folder = copied(self.folder / "registered", self.folder / "copy")
-        with gateway(folder, free_port(), self.log, **environment) as server:
+        with gateway(folder, free_port(), self.log, core=core, **environment) as server:
             yield server
 
     def call(self, method: str, path: str, body: bytes = b"") -> str:
@@ -148,6 +149,31 @@ def admissions(bench: Bench) -> Figures:
     with bench.registered() as server:
         result = bench.ices(server, "--echo", ECHO, *JSON_RPC)
     return {**_ramp_figures(result), "echo_per_s": result["echo"][0]["per_s"]}
+
+
+def two_cores(bench: Bench) -> Figures:
+    """Admissions of a gateway that may use both cores, and of one that is pinned to one of them.
+
+    The generator uses both in either case.
+    """
+    shared = replace(bench, generator=bench.generator.on(BOTH_CORES))
+    with bench.registered() as server:
+        one = shared.ices(server)["ramp"]
+    with bench.registered(core=BOTH_CORES) as server:
+        both = shared.ices(server)["ramp"]
+    return {
+        "one_core_per_s": one["per_s"],
+        "two_cores_per_s": both["per_s"],
+        "two_cores_cpu_us": both["srv_cpu_us_per"],
+    }
+
+
+def full_house(bench: Bench, crowd: Fleet) -> Figures:
+    """Resident memory with as many first registrations connected as a process has file handles for."""
+    folder = copied(crowd.folder, bench.folder / "copy")
+    with gateway(folder, free_port(), bench.log) as server:
+        result = replace(bench, fleet=crowd).ices(server)
+    return {"full_house_mib": result["mem"]["rss_kib"] / 1024}
 
 
 def idle(bench: Bench) -> Figures:
@@ -294,11 +320,11 @@ async def _operate(bench: Bench, server: Running, count: int) -> list[float]:
 
 
 def listing(bench: Bench, crowd: Fleet, seconds: float = 10.0) -> Figures:
-    """Pages of a large table while everybody is connected and 500 more a second come and go.
+    """Pages of a large table while as many of it as `bench` has ICEs are connected and 500 more a second come and go.
 
     `crowd` has 500 ICEs more than stay connected: each of them comes once a second.
     """
-    connected = crowd.size - COMERS
+    connected = bench.fleet.size
     folder = copied(crowd.folder, bench.folder / "copy")
     with contextlib.ExitStack() as stack:
         server = stack.enter_context(gateway(folder, free_port(), bench.log))

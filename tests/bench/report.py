@@ -54,6 +54,10 @@ COLUMNS = (
 )
 ALONE = (
     Column("registrations_per_s", "first registrations, durable", "/s", more_is_better=True),
+    Column("enrolments_per_s", "enrolments, durable", "/s", more_is_better=True),
+    Column("two_cores_per_s", "admissions, free to use two cores", "/s", more_is_better=True),
+    Column("two_cores_cpu_us", "the gateway's own CPU of such an admission", "µs"),
+    Column("one_core_per_s", "admissions, pinned to one of them", "/s", more_is_better=True),
     Column("tls_admissions_per_s", "admissions over TLS", "/s", more_is_better=True),
     Column("listing_p50_ms", "a page of the list, p50", "ms"),
     Column("listing_admissions_per_s", "admissions at the same time", "/s", more_is_better=True),
@@ -74,6 +78,9 @@ PARTS = (
 _STEPS_SAID = (
     "CPU time on the server's core. Each step alone runs for thousands of ICEs in a row, so its code and tables stay"
     " in the processor's nearest caches. In the gateway the steps alternate and push each other out of the caches."
+)
+_BINDING = (
+    "what binds them, without sockets: coroutines, futures, turns of the loop, switches of threads"
 )
 CAPTIONS = {
     "bench-admissions.svg": "Admissions per second of each system",
@@ -107,7 +114,9 @@ def goals(results: Results) -> list[str]:
 
 
 def _goal(results: Results, goal: Goal) -> list[str]:
-    text = goal.text.format(ices=f"{results.ices:,}", table=f"{results.table:,}")
+    text = goal.text.format(
+        ices=f"{results.ices:,}", table=f"{results.table:,}", crowd=f"{results.crowd:,}"
+    )
     wanted = [_limit(goal.required, goal.unit), _limit(goal.target, goal.unit)]
     spread = results.spread(goal.measured)
     if spread is None:
@@ -183,11 +192,17 @@ def microseconds(results: Results) -> list[str]:
     steps = [(title, layer), *((title, spread) for title, spread in found if spread is not None)]
     alone = sum(spread.median for _, spread in steps)
     rows = [[title, number(spread.median), _range(spread)] for title, spread in steps]
-    rows += [
-        ["**all steps, each alone**", number(alone), ""],
-        ["the extra cost when they alternate", number(whole.median - alone), ""],
-        ["**an admission in the gateway**", number(whole.median), _range(whole)],
-    ]
+    together = results.spread(Figure(STEPS, "together_us"))
+    rows.append(["**all steps, each alone**", number(alone), ""])
+    if together is not None:
+        bound = layer.median + together.median
+        rows += [
+            [_BINDING, number(bound - alone), ""],
+            ["the sockets between them, polls and timers", number(whole.median - bound), ""],
+        ]
+    else:
+        rows.append(["the extra cost when they alternate", number(whole.median - alone), ""])
+    rows.append(["**an admission in the gateway**", number(whole.median), _range(whole)])
     return [
         "## Where each microsecond of an admission goes",
         "",

@@ -7,7 +7,7 @@ import statistics
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from tests.bench.goals import Figure, Ratio
+from tests.bench.goals import Figure, Ratio, Sum
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,8 @@ class Results:
     ices: int
     table: int
     """Rows of the table whose pages are listed."""
+    crowd: int
+    """ICEs that are connected at once at the most."""
     date: str
     machine: dict[str, str]
     versions: dict[str, str]
@@ -62,8 +64,11 @@ class Results:
         return cls(**json.loads(path.read_text("utf-8")))
 
 
-def _in_round(one: dict[str, dict[str, float]], wanted: Figure | Ratio) -> float | None:
+def _in_round(one: dict[str, dict[str, float]], wanted: Figure | Sum | Ratio) -> float | None:
     if isinstance(wanted, Figure):
         return one.get(wanted.system, {}).get(wanted.name)
+    if isinstance(wanted, Sum):
+        parts = [_in_round(one, part) for part in wanted.parts]
+        return None if None in parts else sum(part for part in parts if part is not None)
     over, under = _in_round(one, wanted.over), _in_round(one, wanted.under)
     return None if over is None or not under else over / under

@@ -3,15 +3,17 @@
     python -m tests.bench.steps FOLDER COUNT
 
 A database with COUNT ICEs is made in FOLDER. A step is done for all of them in a row, so that its code is in
-the processor's caches; in a gateway the steps take turns, and each costs more. One JSON object on stdout:
-microseconds by step, the median of five passes.
+the processor's caches; in a gateway the steps take turns, and each costs more: `together_us` is what they cost in
+a gateway without sockets. One JSON object on stdout: microseconds by step, the median of five passes.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
+import secrets
 import statistics
 import sys
 import time
@@ -24,6 +26,8 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
+from client.protocol import CloseCode
+from gateway.app import run_gateway
 from gateway.core import base64url, dpop, replay
 from gateway.core.ice import Ice, IceType
 from gateway.core.secret import Secret
@@ -31,8 +35,9 @@ from gateway.core.times import utc_now
 from gateway.node.hub import Hub
 from gateway.node.presence import Presence
 from gateway.node.session import Session
+from gateway.node.verdict import Admitted, Handshake
 from gateway.runtime import eventloop, logs
-from gateway.runtime.settings import load
+from gateway.runtime.settings import Settings, load
 from gateway.store.ice_loader import IceLoader
 from gateway.store.key_file import KeyStore
 from gateway.store.sqlite.engine import SqliteEngine, open_sqlite
@@ -173,6 +178,63 @@ class Steps:
         return verified
 
 
+async def together(fleet: Fleet, settings: Settings) -> float:
+    """The same steps for one ICE after the other, 256 at a time, in a whole gateway but without sockets."""
+    async with run_gateway(settings) as running:
+        node = running.node
+        # A proof counts once: each pass needs others.
+        brought = [
+            fleet.handshake(number, URL) for _ in range(PASSES) for number in range(fleet.size)
+        ]
+        left = (
+            Handshake((f"DPoP {token}",), (proof,), "127.0.0.1", (URL,)) for token, proof in brought
+        )
+
+        def open_session(admitted: Admitted) -> Session:
+            session = node.session(admitted, secrets.token_hex(8), "127.0.0.1")
+            session.transport = _Nowhere(session)
+            session.welcome(30.0)
+            return session
+
+        async def admit() -> None:
+            for first in range(0, fleet.size, TOGETHER):
+                some = itertools.islice(left, min(TOGETHER, fleet.size - first))
+                outcomes = await asyncio.gather(*(node.admit(one, open_session) for one in some))
+                assert all(isinstance(outcome, Session) for outcome in outcomes), outcomes[0]
+                await node.presence.flush()
+
+        eventloop.freeze_heap()  # as a gateway does
+        took = []
+        for _ in range(PASSES):
+            began = time.process_time()
+            await admit()
+            took.append((time.process_time() - began) / fleet.size * 1e6)
+            for session in node.hub:
+                session.close(CloseCode.RESTART)
+            await node.presence.flush()
+        return statistics.median(took)
+
+
+class _Nowhere:
+    """The transport of a session without a socket."""
+
+    heard = 0.0
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.lost.set_result(None)
+
+    def send(self, text: bytes) -> None:
+        """Send nothing."""
+
+    def ping(self) -> None:
+        """Send nothing."""
+
+    def close(self, code: int, _: str | None = None) -> None:
+        self._session.closed(code)
+
+
 def _signed(text: str) -> tuple[dict[str, Any], bytes, bytes]:
     """The key of a proof, its signature, and what is signed."""
     head, claims, signature = text.split(".")
@@ -202,11 +264,14 @@ async def run(folder: Path, count: int) -> None:
     """Provision `count` ICEs in `folder`, measure with them, and print it."""
     fleet = Fleet(folder, count)
     await fleet.provision()
-    settings = load(None, {}, {"database.url": database_in(folder)})
+    settings = load(
+        None, {}, {"database.url": database_in(folder), "server.port": 0, "metrics.listen": ""}
+    )
     keys = KeyStore(settings.key_file)
     keys.load()
     async with open_sqlite(settings.database_path, serving=True) as engine:
-        print(json.dumps(await Steps(fleet, keys, engine).measure()))
+        figures = await Steps(fleet, keys, engine).measure()
+    print(json.dumps({**figures, "together_us": await together(fleet, settings)}))
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from tests.bench import goals
 from tests.bench.fleet import database_in
 
-SERVER_CORE, OTHER_CORE = "0", "1"
+SERVER_CORE, OTHER_CORE, BOTH_CORES = "0", "1", "0,1"
 PATIENCE = 60.0
 _HERE = Path(__file__).parent
 # Of an unknown request every session layer has to make an answer; ours refuses it (JSON-RPC 2.0).
@@ -102,10 +102,11 @@ def gateway_command(folder: Path, port: int) -> tuple[str, ...]:
 
 
 def gateway(
-    folder: Path, port: int, log: Path, **environment: str
+    folder: Path, port: int, log: Path, *, core: str = SERVER_CORE, **environment: str
 ) -> contextlib.AbstractContextManager[Running]:
     """A gateway on the database in `folder`."""
-    return started(gateway_command(folder, port), port, " serves ", log, **environment)
+    command = gateway_command(folder, port)
+    return started(command, port, " serves ", log, core=core, **environment)
 
 
 SESSION_LAYER = System(

@@ -18,6 +18,7 @@ from tests.bench.goals import (
     Figure,
     Goal,
     Ratio,
+    Sum,
 )
 from tests.bench.results import Results
 
@@ -26,7 +27,9 @@ THEIRS = Figure(BARE_AIOHTTP, "admissions_per_s")
 
 
 def results(*rounds: dict[str, dict[str, float]]) -> Results:
-    return Results(10_000, 100_000, "2026-01-01", {"CPU": "one"}, {"Python": "3"}, list(rounds))
+    return Results(
+        10_000, 100_000, 18_000, "2026-01-01", {"CPU": "one"}, {"Python": "3"}, list(rounds)
+    )
 
 
 def admissions(ours: float, theirs: float) -> dict[str, dict[str, float]]:
@@ -45,6 +48,16 @@ def test_a_ratio_needs_both_sides_of_the_same_round():
     measured = results({GATEWAY: {OURS.name: 10}}, {BARE_AIOHTTP: {THEIRS.name: 5}})
     assert measured.spread(Ratio(OURS, THEIRS)) is None
     assert measured.spread(OURS).values == (10,)
+
+
+def test_a_sum_needs_all_its_parts_in_the_round():
+    whole, parts = (
+        results({GATEWAY: {"a": 6}, STEPS: {"b": 1, "c": 2}}, {GATEWAY: {"a": 6}}),
+        ("b", "c"),
+    )
+    floor = Sum(tuple(Figure(STEPS, name) for name in parts))
+    assert whole.spread(floor).values == (3,)
+    assert whole.spread(Ratio(Figure(GATEWAY, "a"), floor)).values == (2,)
 
 
 @pytest.mark.parametrize(
@@ -73,7 +86,7 @@ def test_every_goal_has_its_row_measured_or_not():
     rows = report.goals(results())[2:]
     assert len(rows) == len(GOALS)
     for goal, row in zip(GOALS, rows, strict=True):
-        assert goal.text.format(ices="10,000", table="100,000") in row
+        assert goal.text.format(ices="10,000", table="100,000", crowd="18,000") in row
         assert report.NOT_MEASURED in row
 
 
