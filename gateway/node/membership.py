@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 import functools
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -50,6 +50,10 @@ _PAUSE: Final = 0.1
 """Seconds between two reads of what other nodes wrote: a storm of ICEs is many commits."""
 _NEWS_BATCH: Final = 1000
 """Connections that are read in one query."""
+_COMPARE_PAUSE: Final = 20
+"""How many times as long as it took is waited before all sessions of all nodes are compared again. That finds the moved
+ICEs whose news was missed: the numbers of news are not always in the order of the commits.
+"""
 
 _log = structlog.get_logger()
 
@@ -255,13 +259,16 @@ class Membership:
 
     async def _listen(self) -> None:
         """Read what other nodes wrote, and clean up after vanished ones."""
-        swept, last = 0.0, await self._newest()
+        swept, compare_at, last = 0.0, 0.0, await self._newest()
         while True:
             await wait_at_most(self._changed, self._sweep_interval)
             self._changed.clear()
             with contextlib.suppress(StoreUnavailable):
-                await self._supersede()
                 last = await self._publish_news(last)
+                if (began := boottime()) > compare_at:
+                    await self._supersede()
+                    ended = boottime()
+                    compare_at = ended + max(self._sweep_interval, _COMPARE_PAUSE * (ended - began))
                 if boottime() - swept > self._sweep_interval:
                     swept = boottime()
                     await self._sync_lease_time()
@@ -280,16 +287,28 @@ class Membership:
             except StoreUnavailable:
                 await asyncio.sleep(_RETRY)
 
-    async def _supersede(self) -> None:
-        """Close sessions whose ICE has connected to another node since."""
-        for ice_name, session_id in await self._nodes.superseded(self._identity.name):
+    async def _supersede(self, among: Collection[str] | None = None) -> None:
+        """Close sessions whose ICE has connected to another node since; only of the ICEs `among`, if given."""
+        for ice_name, session_id in await self._nodes.superseded(self._identity.name, among):
             session = self._hub.get(ice_name)
             if session is not None and session.id == session_id:
                 session.close(CloseCode.SUPERSEDED)
 
     async def _publish_news(self, after: int) -> int:
-        """Publish connections on other nodes, and all refusals, after number `after`; returns the last."""
+        """Publish connections on other nodes, and all refusals, after number `after`; returns the last.
+
+        A session here whose ICE has connected to another node since is closed.
+        """
         last, found, refused = await news(self._engine.fetch, after, _NEWS_BATCH)
+        moved = [
+            ice_name
+            for ice_name, connection in found.items()
+            if connection is not None
+            and connection.node != self._identity.name
+            and ice_name in self._hub
+        ]
+        if moved:
+            await self._supersede(moved)
         for ice_name, connection in found.items():
             # `Presence` has published the connections of this node.
             if ice_name not in self._hub and (

@@ -6,7 +6,7 @@ Used only if several gateways serve it. Each times the leases of the others by i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, NamedTuple
@@ -221,13 +221,21 @@ class Nodes:
         )
         return [Dropped(*row) for row in rows]
 
-    async def superseded(self, name: str) -> list[tuple[str, str]]:
-        """ICE and id of each session of node `name` whose ICE has a later session on another node."""
+    async def superseded(
+        self, name: str, among: Collection[str] | None = None
+    ) -> list[tuple[str, str]]:
+        """ICE and id of each session of node `name` whose ICE has a later session on another node.
+
+        Only of the ICEs `among`, if they are given: otherwise every session of every node is read.
+        """
+        # No join: its plan, made while the table was empty, would compare each session with each.
+        of = "" if among is None else f" WHERE {is_in('ice_name', 2)}"
         rows = await self._fetch(
-            "SELECT mine.ice_name, mine.session FROM ice_sessions mine WHERE mine.node = $1"
-            " AND EXISTS (SELECT 1 FROM ice_sessions other WHERE other.ice_name = mine.ice_name"
-            " AND other.node <> $1 AND other.opened > mine.opened)",
+            "SELECT ice_name, session FROM (SELECT ice_name, session, node, opened,"
+            " max(opened) FILTER (WHERE node <> $1) OVER (PARTITION BY ice_name) AS elsewhere"
+            f" FROM ice_sessions{of}) AS s WHERE node = $1 AND opened < elsewhere",
             name,
+            *(() if among is None else (as_json(list(among)),)),
         )
         return [(ice_name, session) for ice_name, session in rows]
 

@@ -12,6 +12,7 @@ import pytest
 
 from gateway.core.times import utc_now
 from gateway.node.node import NodeState
+from gateway.store import sessions
 from gateway.store.engine import StoreRefused, StoreUnavailable
 from gateway.store.nodes import Nodes
 from tests.contract.domain import refusing, soon
@@ -261,6 +262,22 @@ async def test_who_comes_to_another_node_is_superseded_at_the_first(cluster):
         "/ices/lab-1", lambda answer: (answer.json["connection"] or {}).get("node") == "node-b"
     )
     assert answer.json["connection"]["session"] == second.welcome["session"]
+
+
+async def test_one_whose_news_was_missed_is_superseded_nevertheless(cluster):
+    """As when the transaction that told of it was committed after one with a higher number."""
+    ice = await cluster.ice()
+    first = await ice.at(cluster.a).connect()
+    await cluster.a.settled()
+    connection = sessions.Connection("elsewhere", "node-b", utc_now(), "192.0.2.7")
+    later = sessions.Opened("lab-1", 1, connection, 1e9)
+
+    async def unit(transaction):
+        await transaction.run("DELETE FROM ice_connections")
+        await sessions.record(transaction, [later], (), (), ())
+
+    await cluster.b.gateway.engine.write(unit)
+    await first.expect_dropped(4103)
 
 
 async def test_a_proof_is_good_once_in_all_of_them(cluster):

@@ -8,6 +8,7 @@ import pytest
 
 from gateway.store import nodes
 from gateway.store.nodes import NodeRecord, Nodes, Renewal
+from gateway.store.sessions import Opened
 from tests.contract.domain import (
     NOW,
     a_connection,
@@ -111,3 +112,26 @@ async def test_the_lease_clock_is_pushed_on_and_never_back(table):
 async def test_of_two_readings_the_later_has_the_higher_number(table):
     numbers = [(await table.look_up("SELECT reading_number()"))[0][0] for _ in range(3)]
     assert numbers == sorted(set(numbers))
+
+
+async def test_a_session_is_superseded_by_a_later_one_on_another_node_alone(table):
+    later, latest = [await add_registered(table, name) for name in ("lab-2", "lab-3")]
+    sessions_of = [
+        (later, "node-a", "mine", 3.0),
+        (later, "node-b", "older", 2.0),
+        (latest, "node-a", "moved", 4.0),
+        (latest, "node-b", "newer", 5.0),
+        (latest, "node-a", "back", 6.0),
+    ]
+    await record(
+        table,
+        opened=[
+            Opened(ice.ice_name, ice.generation, a_connection(session, node), reading)
+            for ice, node, session, reading in sessions_of
+        ],
+    )
+    nodes_of = Nodes(table.fetch)
+    assert await nodes_of.superseded("node-a") == [("lab-3", "moved")]
+    assert await nodes_of.superseded("node-a", ["lab-3", "lab-9"]) == [("lab-3", "moved")]
+    assert await nodes_of.superseded("node-a", ["lab-1", "lab-2"]) == []
+    assert sorted(await nodes_of.superseded("node-b")) == [("lab-2", "older"), ("lab-3", "newer")]
