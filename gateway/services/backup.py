@@ -223,6 +223,10 @@ class Backup:
             raise BackupRefused(
                 f"the backup {folder} was made by a newer gateway ({manifest.version}): upgrade first"
             )
+        if manifest.files.keys() not in ({DATABASE}, {DATABASE, KEYS}):
+            raise BackupRefused(
+                f"the backup {folder} is damaged: {MANIFEST} names other files than a backup has"
+            )
         return cls(folder, manifest)
 
     def extract(self, name: str, target: Path) -> None:

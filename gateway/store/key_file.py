@@ -1,6 +1,7 @@
-"""The file that holds the token keys: a JWK Set (RFC 7517) with more members: `seals`, `retired`, `retired_id_keys`.
+"""The file that holds the token keys: a JWK Set (RFC 7517) with more members: `seals`, `retired`, `retired_id_keys`, `sha256`.
 
-`retired` has the ids of retired keys. A version before it ignores the member, and leaves it out where it writes the file.
+`retired` has the ids of retired keys. A version before it ignores the member, and leaves it out where it writes the file; likewise
+`sha256`, by which a damaged file is known.
 
 Only the gateway's user may read and change it. A file of root may also be readable by its group, as in the secrets
 that containers mount. The first process that seals makes the file, and only while there is no ICE, enrolment key or
@@ -10,6 +11,7 @@ webhook: a new file in place of a lost one would make every token, key and secre
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import math
 import os
 import pwd
@@ -54,6 +56,12 @@ class _Document(msgspec.Struct, omit_defaults=True):
     seals: str
     retired: list[str] = []
     retired_id_keys: list[str] = []
+    sha256: str = ""
+    """Of the document without this member, so that a damaged key is not taken for a key."""
+
+    def digest(self) -> str:
+        without = msgspec.structs.replace(self, sha256="")
+        return hashlib.sha256(msgspec.json.encode(without)).hexdigest()
 
 
 def read(path: Path) -> KeyRing | None:
@@ -101,6 +109,8 @@ def parse(path: Path, content: bytes) -> KeyRing:
     """The keys in the `content` of the file `path`. Raises `KeyFileUnusable`."""
     try:
         document = msgspec.json.decode(content, type=_Document)
+        if document.sha256 and document.sha256 != document.digest():
+            raise KeyFileUnusable(f"the key file {path} is damaged: put it back from a backup")
         return KeyRing(
             (Key(jwk.kid, base64url.decode(jwk.k), jwk.made) for jwk in document.keys),
             document.seals,
@@ -141,6 +151,7 @@ def _written(path: Path, ring: KeyRing) -> Iterator[str]:
         list(ring.retired),
         list(map(base64url.encode, ring.retired_id_keys)),
     )
+    document.sha256 = document.digest()
     try:
         descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:

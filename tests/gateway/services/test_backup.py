@@ -322,12 +322,19 @@ def edit(folder, **changes):
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
+def rename_keys(folder):
+    """A flipped bit in the manifest; otherwise the keys would be left out without a word."""
+    path = folder / "manifest.json"
+    path.write_text(path.read_text().replace("ice-gateway.keys.json", "ice-gateway.keis.json"))
+
+
 @pytest.mark.parametrize(
     ("harm", "word"),
     [
         (lambda folder: (folder / "manifest.json").unlink(), "is no backup"),
         (lambda folder: (folder / "manifest.json").write_text("{}"), "cannot be read"),
         (lambda folder: edit(folder, at="yesterday"), "cannot be read"),
+        (lambda folder: rename_keys(folder), "names other files than a backup has"),
         (lambda folder: edit(folder, format=2), "newer gateway"),
         (lambda folder: edit(folder, schema=99), "upgrade the gateway first"),
         (lambda folder: edit(folder, schema=1), "is damaged"),

@@ -324,7 +324,7 @@ def test_the_file_keeps_the_ids_of_retired_keys(path, clock, readings):
 
 def test_a_file_without_retired_keys_is_as_the_version_before_wrote_it(path):
     key_file.create(path)
-    assert set(json.loads(path.read_bytes())) == {"keys", "seals"}
+    assert set(json.loads(path.read_bytes())) == {"keys", "seals", "sha256"}
     assert key_file.read(path).retired == ()
 
 
@@ -418,3 +418,28 @@ def test_a_change_keeps_the_file_private_and_a_link_a_link(path):
     assert link.is_symlink()
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert len(key_file.read(path).keys) == 2
+
+
+@pytest.mark.parametrize("member", ["k", "kid", "made"])
+def test_a_damaged_key_is_not_taken_for_another_key(path, member):
+    """Else every token would be refused, and new ones sealed with a key that no backup has."""
+    key_file.create(path)
+    document = json.loads(path.read_bytes())
+    text = document["keys"][0][member]
+    place = 3 if member == "made" else 2
+    document["keys"][0][member] = (
+        text[:place] + ("7" if text[place] == "6" else "6") + text[place + 1 :]
+    )
+    path.write_text(json.dumps(document))
+    with pytest.raises(
+        KeyFileUnusable, match=r"ice\.keys\.json is damaged: put it back from a backup"
+    ):
+        key_file.read(path)
+
+
+def test_a_file_of_a_version_that_writes_no_digest_is_read(path):
+    ring = key_file.create(path)
+    document = json.loads(path.read_bytes())
+    del document["sha256"]
+    path.write_text(json.dumps(document))
+    assert key_file.read(path).seals == ring.seals
