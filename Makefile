@@ -16,7 +16,7 @@ LOCKED := $(PIP) install --progress-bar off --require-hashes --no-deps --require
 TELL := while read -r word what _; do case "$$word" in Collecting|Processing) echo "  $${what\#\#*/}";; Installing) echo "  unpacking";; esac; done
 
 .DEFAULT_GOAL := help
-.PHONY: help demo cluster serve test coverage torture fuzz bench bench-quick screenshots lint types format lock dist clean
+.PHONY: help demo cluster serve test coverage torture fuzz bench bench-quick scale soak screenshots lint types format lock dist clean
 
 help: ## Show the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -84,6 +84,19 @@ bench: $(STAMP) ## Compare with other servers, at most 30 minutes; writes docs/p
 
 bench-quick: $(STAMP) ## The same with fewer ICEs in 3 minutes; only prints its table
 	@$(BIN)/python -m tests.bench --quick
+
+scale: $(STAMP) ## Hold 3,000 to 100,000 ICEs at up to six nodes on PostgreSQL, in three quarters of an hour; writes docs/capacity.md
+	@$(BIN)/python -m tests.scale --ices 3000 --nodes 1 --idle 120 --churn 10 --minutes 6
+	@$(BIN)/python -m tests.scale --ices 3000 --nodes 3 --bystander --idle 120 --churn 10 --minutes 6
+	@$(BIN)/python -m tests.scale --ices 10000 --nodes 2 --idle 180 --minutes 8
+	@$(BIN)/python -m tests.scale --ices 30000 --nodes 3 --idle 180 --minutes 9
+	@$(BIN)/python -m tests.scale --ices 100000 --nodes 6
+
+# How long the gateway lives.
+SOAK_HOURS ?= 2
+
+soak: $(STAMP) ## Let a gateway live for two hours (SOAK_HOURS) among ICEs and admins; fails if anything grows
+	@$(BIN)/python -m tests.soak --hours $(SOAK_HOURS)
 
 screenshots: $(STAMP) ## Make the pictures of docs/images from a real run (needs Chromium)
 	@$(BIN)/python -m tests.browser.screenshots

@@ -1,0 +1,1 @@
+"""Many ICEs at several nodes on one PostgreSQL: `python -m tests.scale`."""

@@ -1,0 +1,181 @@
+"""What so many ICEs need: a model whose parameters are measured with few, and what it predicts for many. Pure.
+
+Every cost is linear, but for two: pages that PostgreSQL writes whole after a checkpoint (each once), and what every node has to
+do because of the ICEs of all others. A million ICEs are a prediction: nothing here has measured them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+PAGE = 8192
+CHECKPOINT = 300.0
+"""Seconds between two checkpoints of PostgreSQL, by default."""
+Phases = Mapping[str, Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one event costs: seconds of CPU, transactions, bytes of the log without whole pages."""
+
+    node: float
+    postgres: float
+    writes: float
+    commits: float
+    wal: float
+    other_node: float
+    """Seconds of each node at which it did not happen."""
+    generator: float = 0.0
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """What was measured. CPU in seconds, memory in bytes; `base` is that of a node without ICEs, each second."""
+
+    base_cpu: float
+    base_postgres: float
+    base_commits: float
+    base_wal: float
+    base_rss: float
+    session_rss: float
+    session_cpu: float
+    """Of an idle ICE, each second."""
+    session_postgres: float
+    admission: Cost
+    """When many come together: reads and writes are grouped."""
+    coming_and_going: Cost
+    """When they come and go one by one."""
+    ice_pages: float
+    """Pages of the tables and indexes of presence for each ICE."""
+    pages_touched: float
+    """By one that goes and comes."""
+    logged: float
+    """Bytes of the gateway's log for each admission."""
+
+
+def parameters(alone: Phases, together: Phases, ices: int) -> Parameters:
+    """From a run with one node, and a run of as many ICEs with several, the last of which holds none of them."""
+    empty, quiet = alone["empty"], alone["quiet"]
+
+    def per_second(phase: Mapping[str, Any], name: str) -> float:
+        value = phase[name]
+        return float(sum(value) if isinstance(value, list) else value) / float(phase["seconds"])
+
+    base_cpu, base_postgres, base_commits, base_wal = (
+        per_second(empty, name) for name in ("node_cpu", "postgres_cpu", "commits", "wal")
+    )
+    session_cpu = max(0.0, per_second(quiet, "node_cpu") - base_cpu) / ices
+    session_postgres = max(0.0, per_second(quiet, "postgres_cpu") - base_postgres) / ices
+
+    def bystander(name: str, events: float) -> float:
+        phase, none = together[name], together["empty"]
+        spent = phase["node_cpu"][-1] - none["node_cpu"][-1] / none["seconds"] * phase["seconds"]
+        return max(0.0, float(spent)) / events
+
+    def cost(name: str, events: float) -> Cost:
+        phase = alone[name]
+        seconds = float(phase["seconds"])
+        # While they come, half of them are there on average.
+        there = ices * (1 - 0.5 * float(phase.get("took", 0.0)) / seconds)
+        images = PAGE * float(phase["page_images"])
+
+        def own(name: str, base: float) -> float:
+            value = phase[name]
+            total = float(sum(value) if isinstance(value, list) else value)
+            return max(0.0, total - base * seconds) / events
+
+        generators = float(phase["generators_cpu_per_s"]) * seconds / events
+        return Cost(
+            node=own("node_cpu", base_cpu + session_cpu * there),
+            postgres=own("postgres_cpu", base_postgres + session_postgres * there),
+            writes=own("writes", per_second(empty, "writes")),
+            commits=own("commits", base_commits),
+            wal=max(0.0, phase["wal"] - images - base_wal * seconds) / events,
+            other_node=bystander(name, together[name]["admitted"]),
+            generator=generators,
+        )
+
+    admission = cost("ramp", alone["ramp"]["admitted"])
+    churn = cost("churn", max(1, alone["churn"]["admitted"]))
+    pages = float(alone["churn"]["relation_pages"])
+    return Parameters(
+        base_cpu=base_cpu,
+        base_postgres=base_postgres,
+        base_commits=base_commits,
+        base_wal=base_wal,
+        base_rss=float(empty["node_rss"][0]),
+        session_rss=(alone["ramp"]["node_rss"][0] - empty["node_rss"][0]) / ices,
+        session_cpu=session_cpu,
+        session_postgres=session_postgres,
+        admission=admission,
+        # An image is mostly smaller than a page: what is left of the log would be too little.
+        coming_and_going=Cost(**{**vars(churn), "wal": max(churn.wal, admission.wal)}),
+        ice_pages=pages / ices,
+        pages_touched=touched(pages, alone["churn"]["page_images"], alone["churn"]["admitted"]),
+        logged=alone["ramp"]["logged"] / alone["ramp"]["admitted"],
+    )
+
+
+def images(pages: float, touches: float) -> float:
+    """How many of so many pages are touched at least once, each touch at a random one."""
+    return pages * -math.expm1(-touches / pages)
+
+
+def touched(pages: float, seen: float, events: float) -> float:
+    """How many pages an event touches, where `events` touched `seen` different ones of `pages`."""
+    share = min(0.99, seen / pages)
+    return -pages * math.log1p(-share) / max(1.0, events)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """For so many ICEs at so many nodes. Shares of a core, bytes, transactions and bytes each second."""
+
+    node_rss: float
+    quiet_node_cpu: float
+    churn_node_cpu: float
+    churn_postgres_cpu: float
+    commits_per_s: float
+    wal_per_s: float
+    log_per_s: float
+    storm_cpu: float
+    """Seconds of CPU of one admission in a storm: the node that admits, all others, PostgreSQL."""
+    storm_generator: float
+    storm_per_s: float
+    """Admissions a second of all nodes, each with a core for itself and PostgreSQL with as many as it needs."""
+    storm_s: float
+    storm_postgres: float
+    """Cores of PostgreSQL at that rate."""
+
+
+def predict(
+    given: Parameters, ices: int, nodes: int, rate: float, since: float = CHECKPOINT
+) -> Prediction:
+    """With `rate` ICEs a second that go and come back; the log on average of `since` seconds from a checkpoint on."""
+    each = ices / nodes
+    idle = given.base_cpu + each * given.session_cpu
+    come, many = given.coming_and_going, given.admission
+    pages = max(1.0, ices * given.ice_pages)
+    whole = images(pages, rate * since * given.pages_touched) / since
+    # Of n nodes a node admits one of n, and follows the others.
+    shared = many.node + (nodes - 1) * many.other_node
+    per_s = nodes / shared
+    return Prediction(
+        node_rss=given.base_rss + each * given.session_rss,
+        quiet_node_cpu=idle,
+        churn_node_cpu=idle + rate / nodes * (come.node + (nodes - 1) * come.other_node),
+        churn_postgres_cpu=nodes * given.base_postgres
+        + ices * given.session_postgres
+        + rate * come.postgres,
+        commits_per_s=nodes * given.base_commits + rate * come.commits,
+        wal_per_s=nodes * given.base_wal + rate * come.wal + whole * PAGE,
+        log_per_s=rate * given.logged,
+        storm_cpu=shared + many.postgres,
+        storm_generator=many.generator,
+        storm_per_s=per_s,
+        storm_s=ices / per_s,
+        storm_postgres=per_s * many.postgres,
+    )

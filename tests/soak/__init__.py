@@ -1,0 +1,1 @@
+"""A gateway that lives long among ICEs and admins: `python -m tests.soak`."""
