@@ -26,13 +26,14 @@ async def engine(database_url):
         yield opened
 
 
+async def pids(links) -> list[int]:
+    """Use each of these connections; the server's processes."""
+    return [(await link.fetch("SELECT pg_backend_pid()", ()))[0][0] for link in links]
+
+
 async def used(engine) -> list[int]:
-    """Use each of its connections; the servers' processes."""
-    pids = []
-    for link in engine.links:
-        [(pid,)] = await link.fetch("SELECT pg_backend_pid()", ())
-        pids.append(pid)
-    return pids
+    """Use each of its connections; the server's processes."""
+    return await pids(engine.links)
 
 
 # --- a server that is no primary any more -----------------------------------------------------------
@@ -178,6 +179,34 @@ async def test_a_gateway_whose_connections_were_forgotten_takes_its_own_name_aga
         assert pid != ghost
         ended = "SELECT count(*) FROM pg_locks WHERE pid = $1 AND locktype = 'advisory'"
         assert await engine.follow(ended, ghost) == [(0,)], "the ghost was to hold nothing"
+
+
+async def test_what_one_connection_finds_forgotten_the_others_do_not_wait_for(database_url, relay):
+    """Each would wait for 10 s otherwise, one after the other, since a silent line breaks no connection."""
+    timing = Timing(news_patience=0.5)
+    async with opening(through(relay, database_url), node="node-a", timing=timing) as engine:
+        before = await used(engine)
+        relay.forget()
+        with refusing(StoreUnavailable, "a query over a link that was forgotten"):
+            await engine.follow("SELECT 1")
+        others = [link for link in engine.links if link.stale]
+        assert len(others) == len(engine.links) - 1
+        async with asyncio.timeout(timing.patience):
+            assert not {*before} & {*await pids(others)}
+
+
+async def test_a_slow_query_costs_no_connection_that_answers_meanwhile(database_url):
+    timing = Timing(news_patience=0.5)
+    async with opening(database_url, node="node-a", timing=timing) as engine:
+        await engine.follow("SELECT set_config('statement_timeout', '0', false)")
+        slow = asyncio.create_task(engine.follow("SELECT pg_sleep(60)"))
+        await asyncio.sleep(0)
+        busy = next(link for link in engine.links if link.lock.locked())
+        others = [link for link in engine.links if link is not busy]
+        before = await pids(others)
+        with refusing(StoreUnavailable, "a query without an answer in time"):
+            await slow
+        assert await pids(others) == before
 
 
 async def joined(engine, lease):

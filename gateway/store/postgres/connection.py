@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -162,25 +163,28 @@ def _terminate(dialled: asyncio.Task[asyncpg.Connection]) -> None:
 class DatabaseLink:
     """A connection that is made again after it broke; it runs one query at a time.
 
-    It calls `reconnect_all` when the server reports that it is no longer the primary, or shuts down: other
-    connections may lead to the same server.
+    It calls `reconnect` when the server reports that it is no longer the primary, or shuts down: other connections
+    may lead to the same server. It also does so when there was no answer in time, with the time at which it began to
+    wait: a firewall that forgot this connection has forgotten those that have been as silent since.
     """
 
     def __init__(
         self,
         make: Connect,
         name: str,
-        reconnect_all: Callable[[], None],
+        reconnect: Callable[[float], None],
         patience: float,
     ) -> None:
         self._make = make
         self._name = name
-        self._reconnect_all = reconnect_all
+        self._reconnect = reconnect
         self._patience = patience
         self._connection: asyncpg.Connection | None = None
         self.lock = asyncio.Lock()
         self.stale = False
         """Whether to connect again before the next query."""
+        self.heard = -math.inf
+        """When the server last answered, in the loop's time."""
         self.condemned: str | None = None
         """Why it must not be used any more."""
 
@@ -196,19 +200,25 @@ class DatabaseLink:
 
     async def run(self, answer: Awaitable[T]) -> T:
         """Await an answer of the server; errors become `StoreUnavailable`, except violated constraints."""
+        loop = asyncio.get_running_loop()
+        began = loop.time()
         with self._faults():
             try:
                 async with asyncio.timeout(self._patience):
-                    return await answer
-            except _BROKEN:
+                    result = await answer
+            except _BROKEN as error:
+                if isinstance(error, TimeoutError):
+                    self._reconnect(began)
                 # The statement may still run on the server.
                 self.drop()
                 raise
             except asyncpg.PostgresError as error:
                 if _is_no_primary(error):
                     self.drop()
-                    self._reconnect_all()
+                    self._reconnect(math.inf)
                 raise
+            self.heard = loop.time()
+            return result
 
     async def fetch(self, sql: str, params: Sequence[object]) -> list[Row]:
         """The rows of a query."""

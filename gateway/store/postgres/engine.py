@@ -101,14 +101,15 @@ class PostgresEngine:
         self._mute = False
 
     def _link(self, make: Connect, patience: float | None = None) -> DatabaseLink:
-        link = DatabaseLink(make, self.name, self._reconnect_all, patience or self._timing.patience)
+        link = DatabaseLink(make, self.name, self._reconnect, patience or self._timing.patience)
         self.links.append(link)
         return link
 
-    def _reconnect_all(self) -> None:
-        """Have all links connect again: their server fails over, or has done so."""
+    def _reconnect(self, silent_since: float) -> None:
+        """Have the links connect again to which the server has answered nothing since then, in the loop's time."""
         for link in self.links:
-            link.stale = True
+            if link.heard < silent_since:
+                link.stale = True
 
     async def start(self, tell: Tell) -> None:
         """Take the name of the node, for a gateway. Raises `StoreRefused`, `StoreUnavailable`."""
