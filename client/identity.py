@@ -149,9 +149,17 @@ class StateFolder:
     def state(self) -> State:
         """The last report; an empty one if there is none or it cannot be parsed."""
         try:
-            return msgspec.json.decode(self._read(self._state) or b"{}", type=State)
+            state = msgspec.json.decode(self._read(self._state) or b"{}", type=State)
+            for url in (
+                state.gateway,
+                state.home,
+                state.enrolment.gateway if state.enrolment else None,
+            ):
+                _authority(url)
         except ValueError:
             return State()
+        else:
+            return state
 
     def store_state(self, state: State) -> None:
         """Raises `FolderUnusable`."""
@@ -378,6 +386,7 @@ def same_gateway(one: str | None, other: str | None) -> bool:
 
 
 def _authority(url: str | None) -> tuple[str | None, int | None, str]:
+    """Host, port and path. Raises ValueError for what is no URL."""
     parts = urlsplit(url or "")
     default = 443 if parts.scheme == "https" else 80
     return parts.hostname, parts.port or default, parts.path.rstrip("/")

@@ -1,4 +1,5 @@
 import base64
+import json
 import os
 import stat
 from pathlib import Path
@@ -313,3 +314,11 @@ def test_a_missing_folder_is_empty_and_is_not_made_by_looking():
     folder = StateFolder(Path("/nonexistent/ice"))
 
     assert (folder.token(), folder.state(), folder.in_use()) == (None, State(), False)
+
+
+@pytest.mark.parametrize("member", ["gateway", "home"])
+def test_a_report_with_an_url_that_is_none_says_nothing(open_identity, folder, token, member):
+    """As a flipped bit leaves it; a client would end with a stack trace when it compares the gateways."""
+    open_identity(token)
+    (folder / "state.json").write_text(json.dumps({member: "http://127.0.0.1:35!55"}))
+    assert StateFolder(folder).state() == State()
