@@ -18,84 +18,17 @@ Tested in tests/powerloss/test_powerloss.py.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
+from tests.powerloss.nodes import Data, File, Folder, Naming, Node
 from tests.powerloss.trace import Call, Handle, Moment, Untraceable, text_of
 
-SECTOR = 512
+Ignore = Callable[[str, str], bool]
 State = dict[str, bytes | None]
 """The content of each file by its path below the folder; None for a folder."""
 _MAPPED = "-shm"
 """SQLite's index of the write-ahead log: mapped, never flushed, and made anew from the log."""
-
-
-@dataclass
-class Data:
-    """A write of `data` at `offset`, or with `data` None a truncation to `offset` bytes."""
-
-    offset: int
-    data: bytes | None
-    done: bool = False
-
-
-@dataclass(eq=False)
-class File:
-    """A file's bytes: what is sure, and the changes after it."""
-
-    sure: bytes = b""
-    pending: list[Data] = field(default_factory=list)
-
-    def content(self) -> bytes:
-        """As a running process reads it."""
-        if not self.pending:
-            return self.sure
-        content = bytearray(self.sure)
-        for change in self.pending:
-            apply(content, change)
-        return bytes(content)
-
-    def flush(self, changes: list[Data]) -> None:
-        """Make these changes sure."""
-        content = bytearray(self.sure)
-        kept = []
-        for change in self.pending:
-            if any(change is one for one in changes):
-                apply(content, change)
-            else:
-                kept.append(change)
-        self.sure, self.pending = bytes(content), kept
-
-
-@dataclass(eq=False)
-class Folder:
-    """A folder's names as a running process sees them, and those that are sure."""
-
-    names: dict[str, Node] = field(default_factory=dict)
-    sure: dict[str, Node] = field(default_factory=dict)
-
-
-Node = File | Folder
-
-
-@dataclass(eq=False)
-class Naming:
-    """A change of names in one folder; None removes one. It needs the change `after`, if that is not sure."""
-
-    folder: Folder
-    names: dict[str, Node | None]
-    after: Naming | None = None
-
-
-def apply(content: bytearray, change: Data) -> None:
-    """Make a change."""
-    if change.data is None:
-        del content[change.offset :]
-        content.extend(bytes(change.offset - len(content)))
-        return
-    content.extend(bytes(max(0, change.offset - len(content))))
-    content[change.offset : change.offset + len(change.data)] = change.data
 
 
 class Disk:
@@ -103,10 +36,11 @@ class Disk:
 
     Args:
         root: the folder; what it holds at first is sure.
-        ignore: whether a flush of the path below `root` is left out, as if the program had forgotten it.
+        ignore: whether a flush of the path below `root`, after the one of another path, is left out, as if the program
+            had forgotten it.
     """
 
-    def __init__(self, root: str, ignore: Callable[[str], bool] = lambda _: False) -> None:
+    def __init__(self, root: str, ignore: Ignore = lambda *_: False) -> None:
         self._root = PurePosixPath(root)
         self._ignore = ignore
         self._top = Folder()
@@ -115,6 +49,7 @@ class Disk:
         self._cursors: dict[tuple[int, str], int] = {}
         self._appends: set[tuple[int, str]] = set()
         self._begun: dict[int, Any] = {}
+        self._before = ""
         self.flushed: str | None = None
         """The path below the root that the last call has flushed."""
 
@@ -460,7 +395,8 @@ class Disk:
             return False
         path, node, changes = begun
         self.flushed = path
-        if self._ignore(path):
+        before, self._before = self._before, path
+        if self._ignore(path, before):
             return True
         if isinstance(node, File):
             node.flush(changes)

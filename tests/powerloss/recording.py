@@ -6,24 +6,22 @@ import json
 import random
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
 from tests.powerloss import stories
-from tests.powerloss.disk import Disk, State
+from tests.powerloss.disk import Disk, Ignore, State
 from tests.powerloss.states import POLICIES, by_chance
 from tests.powerloss.trace import STRACE, Moment, recorded
 
 _PATIENCE = 120
 _PART = 400
 """States of a plan for which the disk is followed once."""
-Ignore = Callable[[str], bool]
-"""Whether the flush of a path is left out."""
 
 
-def nothing(_: str) -> bool:
+def nothing(_: str, __: str) -> bool:
     """Every flush is done."""
     return False
 

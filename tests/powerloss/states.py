@@ -8,7 +8,8 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 
-from tests.powerloss.disk import SECTOR, Data, Disk, File, State, apply
+from tests.powerloss.disk import Disk, State
+from tests.powerloss.nodes import SECTOR, Data, File, apply
 
 
 def zeros(file: File) -> bytes:

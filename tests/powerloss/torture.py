@@ -41,14 +41,15 @@ _ENOUGH = 1500
 
 @dataclass(frozen=True)
 class Mutation:
-    """Flushes that are left out: those of paths below the root that match, in a story."""
+    """Flushes that are left out of a story: those of paths below the root that match, directly after others that match."""
 
     story: str
     paths: str
+    after: str = ".*"
 
-    def leaves_out(self, path: str) -> bool:
-        """Whether the flush of a path is left out."""
-        return re.fullmatch(self.paths, path) is not None
+    def leaves_out(self, path: str, before: str) -> bool:
+        """Whether the flush of a path is left out that comes after the one of `before`."""
+        return bool(re.fullmatch(self.paths, path) and re.fullmatch(self.after, before))
 
 
 MUTATIONS = {
@@ -56,7 +57,8 @@ MUTATIONS = {
     "log-of-database": Mutation("first", r"gw/ice\.db-wal"),
     "key-file": Mutation("first", r"gw/\.ice\.keys\.json\..*"),
     "key-file-replaced": Mutation("keys", r"gw/\.ice\.keys\.json\..*"),
-    "folder-of-key-file": Mutation("keys", r"gw"),
+    "folder-of-key-file": Mutation("first", r"gw", after=r"gw/\.ice\.keys\.json\..*"),
+    "folder-of-gateway": Mutation("keys", r"gw"),
     "key-of-client": Mutation("first", r".*/key\.pem\.new"),
     "token-of-client": Mutation("first", r".*/token\.new"),
     "folder-of-client": Mutation("first", r".*/ice-client"),
@@ -177,7 +179,8 @@ def run(given: argparse.Namespace) -> int:
             total.states += done.states
             total.met += done.met
             if given.mutations:
-                failed += _mutate(pool, recording, chosen)
+                many = plan(points, f"{given.seed}", 2 * _ENOUGH)
+                failed += _mutate(pool, recording, many)
             shutil.rmtree(Path(folder) / name)
     print(
         f"{total.states:,} states, {total.met:,} met by a client, seed {given.seed}, {failed} failed"
@@ -196,7 +199,8 @@ def _mutate(pool: Executor, recording: Recording, chosen: list[tuple[int, str]])
     for name, mutation in MUTATIONS.items():
         if mutation.story != recording.name:
             continue
-        left_out = sum(map(mutation.leaves_out, recording.flushes))
+        before = ["", *recording.flushes]
+        left_out = sum(map(mutation.leaves_out, recording.flushes, before))
         cuts = recording.cuts(chosen, mutation.leaves_out)
         done = torture(pool, recording, islice(cuts, _ENOUGH), until_found=True)
         fault = next((found[0] for found in done.faults.values()), None)

@@ -22,6 +22,7 @@ import shutil
 import sys
 import tempfile
 import time
+import traceback
 from collections import Counter
 from collections.abc import AsyncIterator
 from concurrent.futures import ProcessPoolExecutor
@@ -51,6 +52,7 @@ _SWEPT = 1.2
 TARGETS = {
     "database": ("gw", "ice.db", 6),
     "log": ("gw", "ice.db-wal", 6),
+    "record": ("gw", "ice.db.head", 1),
     "keys": ("gw", "ice.keys.json", 2),
     "swept database": ("swept", "ice.db", 3),
     "swept log": ("swept", "ice.db-wal", 6),
@@ -146,14 +148,23 @@ class Damage:
             damage = _damage(root / name, chance)
             try:
                 async with asyncio.timeout(_PATIENCE):
-                    outcome, said = await self._start(place, root)
+                    outcome, said = await self.start(place, root)
             except Exception as error:  # noqa: BLE001 - whatever nobody expects is a fault
-                outcome, said = "fault", f"{type(error).__name__}: {error}"
+                where = traceback.extract_tb(error.__traceback__)[-1]
+                outcome = "fault"
+                said = (
+                    f"{type(error).__name__}: {error} ({Path(where.filename).name}:{where.lineno})"
+                )
+        if outcome == "not admitted" and "database" not in target:
+            outcome = (
+                "fault"  # the database has no check sums: a flipped bit in an entry is not known
+            )
         if "\n" in said.strip():
             outcome, said = "fault", f"several lines: {said}"
         return Trial(number, target, damage, outcome, said)
 
-    async def _start(self, place: str, root: Path) -> tuple[str, str]:
+    async def start(self, place: str, root: Path) -> tuple[str, str]:
+        """Start on a damaged copy; the outcome, and what was said."""
         if place == "ice":
             return await self._client(root)
         if place == "backup":

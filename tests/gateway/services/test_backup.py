@@ -334,7 +334,7 @@ def rename_keys(folder):
         (lambda folder: (folder / "manifest.json").unlink(), "is no backup"),
         (lambda folder: (folder / "manifest.json").write_text("{}"), "cannot be read"),
         (lambda folder: edit(folder, at="yesterday"), "cannot be read"),
-        (lambda folder: rename_keys(folder), "names other files than a backup has"),
+        (rename_keys, "names other files than a backup has"),
         (lambda folder: edit(folder, format=2), "newer gateway"),
         (lambda folder: edit(folder, schema=99), "upgrade the gateway first"),
         (lambda folder: edit(folder, schema=1), "is damaged"),
