@@ -33,6 +33,7 @@ from gateway.store.engine import (
     T,
     Transaction,
     Unit,
+    begin,
 )
 from gateway.store.ices import of_unknown_key, sealed_with
 from gateway.store.key_file import KeyFileUnusable
@@ -153,8 +154,7 @@ class Keys:
         """`Engine.write`, with an error that says that the file may be changed although the commit failed."""
 
         async def alone(transaction: Transaction) -> T:
-            # An SQLite transaction begins with its first statement: from then on no other process changes the file.
-            await transaction.fetch("SELECT 1")
+            await begin(transaction)  # from now on no other process changes the file
             return await unit(transaction)
 
         try:

@@ -216,6 +216,11 @@ def from_columns(kind: type[D], row: Sequence[object], what: str) -> D:
         raise damaged(what, error) from error
 
 
+async def begin(transaction: Transaction) -> None:
+    """Begin a transaction now; one of SQLite begins, and keeps other writers out, with its first statement."""
+    await transaction.fetch("SELECT 1")
+
+
 def places(number: int) -> str:
     """SQL for the first parameters."""
     return ", ".join(f"${place}" for place in range(1, number + 1))
