@@ -17,7 +17,7 @@ side by side and do not know each other. `tests/unit/test_structure.py` checks t
 
 `client.protocol` is below all of them: what an ICE and the gateway exchange, with every refusal and close code
 that an ICE may meet. So is `client.systemd`, by which both report their state to systemd. `web.handshake` and
-`web.ice_endpoint` refuse a handshake by its form and for overload, `node.admission` by token and proof, `core.ice` by
+`web.ice_endpoint` refuse a handshake by its form and for overload, `node.screening` by token and proof, `core.ice` by
 status and key; `core.problems` makes each an HTTP answer, and has the refusals of an admin. `core.audit_event` has the
 actions of the audit log, `core.operation` the errors of operations.
 

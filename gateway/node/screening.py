@@ -135,15 +135,17 @@ class Screening:
         valid: Awaitable[bytes] | None,
     ) -> None:
         """Finish a batch after the earlier ones: of two handshakes of an ICE the later one is admitted last."""
-        if valid is not None:
-            for arrival, found in zip(waiting, await valid, strict=False):
-                arrival.verified = found == 1
-        self._do(self._check_signature, waiting)
-        if earlier is not None:
-            await asyncio.wait([earlier])
-        self._finish_screening(waiting)
-        if self._screening is asyncio.current_task():
-            self._screening = None
+        try:
+            if valid is not None:
+                for arrival, found in zip(waiting, await valid, strict=False):
+                    arrival.verified = found == 1
+            self._do(self._check_signature, waiting)
+            if earlier is not None:
+                await asyncio.wait([earlier])
+            self._finish_screening(waiting)
+        finally:
+            if self._screening is asyncio.current_task():
+                self._screening = None
 
     def _finish_screening(self, waiting: list[_Arrival]) -> None:
         self._do(self._check_claims, waiting)

@@ -17,7 +17,7 @@ import pytest
 from gateway.core.times import to_text
 from gateway.store import ices
 from gateway.store.accounts import Accounts
-from gateway.store.engine import StoreRefused, StoreUnavailable
+from gateway.store.engine import StoreRefused, StoreUnavailable, begin
 from gateway.store.events import Events
 from gateway.store.ice_listing import Ices
 from gateway.store.restore_mark import find_mark
@@ -135,6 +135,28 @@ async def test_who_lost_a_race_leaves_the_group_it_was_in_alone(engine, writer):
     assert done[10] is None, "a stale swap was expected to be told as None"
     ends = [text for text in statements if text.startswith(("BEGIN", "COMMIT", "ROLLBACK"))]
     assert ends == ["BEGIN IMMEDIATE", "COMMIT"], "one transaction was expected for all"
+
+
+async def test_a_transaction_that_has_begun_keeps_others_from_writing(engine, path):
+    """From its first statement on, or from `begin`, for what is not in the database, such as the key file."""
+
+    def free() -> bool:
+        with contextlib.closing(sqlite3.connect(path, timeout=0, isolation_level=None)) as other:
+            try:
+                other.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError:
+                return False
+            return True
+
+    async def unit(transaction):
+        before = free()
+        await begin(transaction)
+        begun = free()
+        await begin(transaction)  # changes nothing
+        return before, begun
+
+    assert await engine.write(unit) == (True, False)
+    assert free()
 
 
 async def test_a_storm_shares_its_commits(engine, writer):
