@@ -94,12 +94,12 @@ def parameters(alone: Phases, together: Phases, ices: int) -> Parameters:
             writes=own("writes", per_second(empty, "writes")),
             commits=own("commits", base_commits),
             wal=max(0.0, phase["wal"] - images - base_wal * seconds) / events,
-            other_node=bystander(name, together[name]["admitted"]),
+            other_node=bystander(name, moves(together[name])),
             generator=generators,
         )
 
     admission = cost("ramp", alone["ramp"]["admitted"])
-    churn = cost("churn", max(1, alone["churn"]["admitted"]))
+    churn = cost("churn", moves(alone["churn"]))
     pages = float(alone["churn"]["relation_pages"])
     return Parameters(
         base_cpu=base_cpu,
@@ -114,9 +114,15 @@ def parameters(alone: Phases, together: Phases, ices: int) -> Parameters:
         # An image is mostly smaller than a page: what is left of the log would be too little.
         coming_and_going=Cost(**{**vars(churn), "wal": max(churn.wal, admission.wal)}),
         ice_pages=pages / ices,
-        pages_touched=touched(pages, alone["churn"]["page_images"], alone["churn"]["admitted"]),
+        pages_touched=touched(pages, alone["churn"]["page_images"], moves(alone["churn"])),
         logged=alone["ramp"]["logged"] / alone["ramp"]["admitted"],
     )
+
+
+def moves(phase: Mapping[str, Any]) -> float:
+    """How many ICEs came, or went and came back: some are still away at its end. One at least."""
+    came, went = float(phase["admitted"]), float(phase["went"])
+    return max(1.0, (came + went) / 2 if went else came)
 
 
 def images(pages: float, touches: float) -> float:

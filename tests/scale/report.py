@@ -16,7 +16,7 @@ from typing import Any
 from tests.bench.machine import machine
 from tests.bench.report import number, table
 from tests.bench.toolchain import ROOT
-from tests.scale.model import Parameters, Prediction, parameters, predict
+from tests.scale.model import Parameters, Prediction, moves, parameters, predict
 
 RUNS = ROOT / "scale.json"
 DOCUMENT = ROOT / "docs/capacity.md"
@@ -150,7 +150,7 @@ def beside(runs: list[Run]) -> list[str]:
         cells = []
         for run in shown:
             churn = run["phases"]["churn"]
-            rate = churn["admitted"] / churn["seconds"]
+            rate = moves(churn) / churn["seconds"]
             one = predict(given, run["ices"], run["nodes"], rate, churn["seconds"])
             cells.append(f"{number(predicted(one), unit)} · {number(measured(run), unit)}")
         rows.append([title, *cells])

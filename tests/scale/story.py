@@ -17,6 +17,7 @@ from typing import Any
 
 import aiohttp
 
+from client.backoff import STEADY
 from tests.scale.agent import PUBLIC, name_of
 from tests.scale.crowd import Crowd, Seen, crowd
 from tests.scale.prepare import prepare
@@ -246,7 +247,8 @@ class Story:
         self._missing("restart", seen)
 
     async def storm(self) -> None:
-        """Every connection breaks at the same time."""
+        """Every connection breaks at the same time, of sessions that have lasted long enough to reset the backoff."""
+        await asyncio.sleep(STEADY)
         await self._ices.look()
         async with self._measured("storm") as figures:
             began = time.monotonic()
@@ -327,7 +329,7 @@ async def play(plan: Plan) -> Outcome:
         await story.churn()
         # What is still to come is reckoned with by what the first admissions took.
         ramp = story.outcome.phases["ramp"]["took"]
-        after = 10 * plan.nodes + ices.size / plan.nodes / SPREAD + 2.5 * ramp + _LATE
+        after = 10 * plan.nodes + ices.size / plan.nodes / SPREAD + 2.5 * ramp + _LATE + STEADY
         left = plan.limit - (time.monotonic() - began) - after
         busy = max(10.0, min(plan.idle - 2 * plan.quiet, left))
         story.outcome.facts["idle_s"] = 2 * plan.quiet + SETTLE + busy

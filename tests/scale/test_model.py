@@ -25,6 +25,7 @@ def phase(nodes: int, **more) -> dict:
         "wal": 1_000 * nodes,
         "page_images": 0,
         "logged": 0,
+        "went": 0,
         "generators_cpu_per_s": 0.0,
         **more,
     }
@@ -48,7 +49,7 @@ def phases(nodes: int) -> dict:
         "writes": base["writes"] + ICES // 20, "wal": base["wal"] + 4_000 * ICES, "generators_cpu_per_s": 0.001,
     }  # fmt: skip
     churn = {
-        "admitted": 100, "node_cpu": few, "node_rss": rss, "relation_pages": 500,
+        "admitted": 80, "went": 120, "node_cpu": few, "node_rss": rss, "relation_pages": 500,
         "commits": base["commits"] + 300, "writes": base["writes"] + 200, "page_images": 300,
         "wal": base["wal"] + 5_000 * 100 + 300 * PAGE,
     }  # fmt: skip

@@ -31,14 +31,17 @@ from tests.scale.report import when_and_where
 from tests.soak import actors
 from tests.soak.actors import ADMIN, PASSWORD, USER, World
 from tests.soak.observe import HEADER, Observer, growth, row
+from tests.soak.trend import WARM_UP
 from tests.support.authority import Authority
 from tests.support.harness import Api
 from tests.support.node import Node, run_command, running
 from tests.support.postgres import Postgres, postgres
 from tests.support.receiver import receiving
 
-_JUMPS = (0, 90, -90, 0, 30, 0, 3600, 0)
-"""Seconds by which the gateway's clock is ahead, in turn; it is an hour ahead for a moment only."""
+_JUMPS = (0, 90, -90, 0, 30, 0)
+"""Seconds by which the gateway's clock is ahead, in turn."""
+_FARTHEST = 900.0
+"""And for a moment so many more, or half of the warm-up: what is dated then is kept so much longer."""
 _MOMENT = 2.0
 _SETTINGS = {
     "OPERATIONS__KEEP": "1m",
@@ -58,12 +61,12 @@ async def _renew_certificates(authority: Authority, node: Node, pause: float) ->
         node.signal(signal.SIGHUP)
 
 
-async def _jump(clock: Path, node: Node, pause: float) -> None:
+async def _jump(clock: Path, node: Node, pause: float, far: float) -> None:
     while True:
-        for ahead in _JUMPS:
+        for ahead in (*_JUMPS, far):
             clock.write_text(str(ahead))  # noqa: ASYNC240 - a few bytes, in memory or cached
             node.signal(signal.SIGUSR1)
-            await asyncio.sleep(_MOMENT if abs(ahead) > 600 else pause)
+            await asyncio.sleep(_MOMENT if ahead == far else pause)
 
 
 @contextlib.asynccontextmanager
@@ -136,7 +139,7 @@ async def soak(hours: float, every: float, ices: int, engine: str) -> tuple[list
         works = [actors.kept_up(world, *act) for act in acts]
         works += [
             _renew_certificates(authority, node, 20.0),
-            _jump(folder / "clock", node, 15.0),
+            _jump(folder / "clock", node, 15.0, min(_FARTHEST, 3600 * hours / WARM_UP / 2)),
         ]
         tasks = [asyncio.create_task(work) for work in works]
         try:

@@ -187,7 +187,9 @@ async def accounts(world: World) -> None:
         if made.status == 201:
             path = f"/api-tokens/{made.json['api_token']['id']}"
             await world.call("DELETE", path, good=(200, 204))
-        await world.rest(1, 4)
+        for disabled in (True, False):
+            await world.call("PATCH", f"/users/{USER}", {"disabled": disabled}, good=(200,))
+        await world.rest(20, 40)  # what is revoked is kept
 
 
 async def person(world: World, tls: Any) -> None:

@@ -12,8 +12,8 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-_WARM_UP = 3
-"""The first third of a run fills caches, tables and pools."""
+WARM_UP = 3
+"""The first of so many parts of a run fills caches, tables and pools."""
 _FEWEST = 6
 """Values without which nothing is concluded."""
 _Z = 2.33
@@ -44,7 +44,7 @@ class Trend:
 
 def trend(series: Sequence[float]) -> Trend | None:
     """None for a series that is too short, after its warm-up, to say anything."""
-    values = series[len(series) // _WARM_UP :]
+    values = series[len(series) // WARM_UP :]
     count = len(values)
     if count < _FEWEST:
         return None
