@@ -271,7 +271,7 @@ def figures(runs: list[Run]) -> str:
     """The generated part of docs/capacity.md."""
     where = [
         f"- {_title(run)}: {run['date']}, {run['machine']['CPU']}, {run['machine']['cores']} cores,"
-        f" {run['machine']['memory']}, {run['machine']['kernel']}."
+        f" {run['machine']['memory']}."
         for run in runs
     ]
     faults = [f"- {_title(run)}: {fault}." for run in runs for fault in run["faults"][:5]]

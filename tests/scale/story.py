@@ -35,8 +35,6 @@ _SETTINGS = (
     *("fsync=on", "full_page_writes=on", "autovacuum=on", "wal_level=replica"),
     *("shared_buffers=1GB", "max_wal_size=4GB", "checkpoint_timeout=5min", "max_connections=300"),
 )
-SETTLE = 11.0
-"""Seconds after which every connection of PostgreSQL has told what it did."""
 _AT_ONCE = 48
 """Handshakes in progress of each generator while the ICEs come for the first time."""
 _PAGE_EVERY = 0.5
@@ -60,6 +58,10 @@ class Plan:
     """The whole run takes no longer; `idle` is cut for it."""
     bystander: bool = False
     """The last node gets no ICE: it shows what a node has to do because of the others' ICEs."""
+    settle: float = 11.0
+    """Until every connection of PostgreSQL has told what it did."""
+    steady: float = STEADY
+    """Before the storm, so that no backoff goes on from the restart."""
 
 
 @dataclass
@@ -117,7 +119,7 @@ class Story:
 
     async def empty(self) -> None:
         """Nodes without ICEs."""
-        await asyncio.sleep(SETTLE)
+        await asyncio.sleep(self._plan.settle)
         async with self._measured("empty"):
             await asyncio.sleep(self._plan.quiet / 2)
 
@@ -130,7 +132,7 @@ class Story:
             seen = await self._ices.until(self._expected, 60 + self._expected / 100)
             took = seen.last_admitted - began
             figures.update(_seen(seen), took=took, per_s=seen.admitted / took)
-            await asyncio.sleep(SETTLE)
+            await asyncio.sleep(self._plan.settle)
         if seen.connected < self._expected:
             raise RuntimeError(
                 f"{seen.connected} of {self._expected} came in: {seen.refused} {seen.errors}"
@@ -148,7 +150,7 @@ class Story:
         pages = pages_of(self._server, DATABASE)
         async with self._measured("churn") as figures:
             self._ices.tell("churn", per_s=self._plan.churn * self._expected / 60)
-            await asyncio.sleep(self._plan.quiet + SETTLE)
+            await asyncio.sleep(self._plan.quiet + self._plan.settle)
             figures.update(_seen(await self._ices.look()), relation_pages=pages)
 
     async def idle(self, seconds: float) -> None:
@@ -248,7 +250,7 @@ class Story:
 
     async def storm(self) -> None:
         """Every connection breaks at the same time, of sessions that have lasted long enough to reset the backoff."""
-        await asyncio.sleep(STEADY)
+        await asyncio.sleep(self._plan.steady)
         await self._ices.look()
         async with self._measured("storm") as figures:
             began = time.monotonic()
@@ -329,10 +331,10 @@ async def play(plan: Plan) -> Outcome:
         await story.churn()
         # What is still to come is reckoned with by what the first admissions took.
         ramp = story.outcome.phases["ramp"]["took"]
-        after = 10 * plan.nodes + ices.size / plan.nodes / SPREAD + 2.5 * ramp + _LATE + STEADY
+        after = 10 * plan.nodes + ices.size / plan.nodes / SPREAD + 2.5 * ramp + _LATE + plan.steady
         left = plan.limit - (time.monotonic() - began) - after
         busy = max(10.0, min(plan.idle - 2 * plan.quiet, left))
-        story.outcome.facts["idle_s"] = 2 * plan.quiet + SETTLE + busy
+        story.outcome.facts["idle_s"] = 2 * plan.quiet + plan.settle + busy
         await story.idle(busy)
         await story.restart()
         await story.storm()

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from tests.scale import report, story
+from tests.scale import report
 from tests.scale.story import Plan, percentiles, play
 
 ICES = 40
 
 
 @pytest.mark.long
-async def test_a_small_run_loses_nobody(monkeypatch):
-    monkeypatch.setattr(story, "SETTLE", 0.5)
-    monkeypatch.setattr(story, "STEADY", 0.1)
-    plan = Plan(ices=ICES, nodes=2, quiet=1.0, idle=6.0, churn=6.0, limit=120.0)
+async def test_a_small_run_loses_nobody():
+    times = {"quiet": 1.0, "idle": 6.0, "settle": 0.5, "steady": 0.1, "limit": 120.0}
+    plan = Plan(ices=ICES, nodes=2, churn=6.0, **times)
     outcome = await play(plan)
     assert outcome.faults == []
     phases = outcome.phases

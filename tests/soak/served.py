@@ -3,8 +3,8 @@
     python -m tests.soak.served
 
 Settings come from the environment. SIGUSR1 sets the clock by the file ICE_SOAK_CLOCK (seconds ahead), SIGHUP reads the
-certificate again, SIGUSR2 prunes the audit log and writes what is alive in the process to ICE_SOAK_STATE: tasks, threads,
-objects by type.
+certificate again, SIGUSR2 deletes what is not to be kept, and writes what is alive in the process to ICE_SOAK_STATE: tasks,
+threads, objects by type.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import Any
 from gateway.app import Gateway, run_gateway
 from gateway.core.audit_event import Actor, Via
 from gateway.core.times import utc_now
-from gateway.node import expiry
+from gateway.node.expiry import OperationExpiry
 from gateway.runtime import eventloop
 from gateway.runtime.logs import configure
 from gateway.runtime.settings import load
@@ -32,8 +32,6 @@ from gateway.runtime.tls import reload_certificate
 
 KEPT = timedelta(minutes=2)
 """Of the audit log."""
-FORGET_INTERVAL = 20.0
-"""Seconds between two deletions of old operations, in place of ten minutes: a look would otherwise see waves."""
 _ACTOR = Actor("soak", Via.COMMAND, "localhost")
 _TYPES = 400
 """The most frequent types are told."""
@@ -69,6 +67,9 @@ def alive() -> dict[str, Any]:
 
 async def _tell(gateway: Gateway, clock: JumpingClock, file: Path) -> None:
     pruned = await gateway.services.audit.prune(_ACTOR, clock() - KEPT)
+    keep = gateway.settings.operations_keep
+    # Every ten minutes it does so by itself, and looks would see waves.
+    await OperationExpiry(gateway.engine, clock, keep, lambda _: None).forget()
     found = {"pruned": pruned if isinstance(pruned, str) else pruned.count, **alive()}
     new = file.with_suffix(".new")
     new.write_text(json.dumps(found))
@@ -76,7 +77,6 @@ async def _tell(gateway: Gateway, clock: JumpingClock, file: Path) -> None:
 
 
 async def _serve() -> None:
-    expiry.FORGET_INTERVAL = FORGET_INTERVAL
     settings = load(None, dict(os.environ), {})
     configure(settings.log_format, settings.log_level)
     clock = JumpingClock(Path(os.environ["ICE_SOAK_CLOCK"]))
