@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from axe_playwright_python.async_playwright import Axe
 from playwright.async_api import Browser, BrowserContext, Locator, Page, async_playwright, expect
 
 from gateway.admin.auth import COOKIE, SECURE_COOKIE
@@ -33,6 +34,7 @@ ARGUMENTS = [
     "--disable-sync",
     "--no-first-run",
 ]
+_AXE = Axe().axe_script
 PASSWORD = "correct horse battery staple"
 LIVE = "[data-live][hx-get]"
 """A part of a page that renews itself."""
@@ -131,6 +133,24 @@ class Admin:
         if await page.locator("#freshness").count() and await page.locator(LIVE).count():
             await expect(page.locator("#freshness[data-state=live]")).to_be_attached()
         return page
+
+
+async def violations(page: Page, part: str | None = None) -> str:
+    """What axe finds wrong in a page, or in a part of it, with the elements; empty if nothing.
+
+    The script stays in the page; what holds is not read: it is most of the answer.
+    """
+    if not await page.evaluate("'axe' in window"):
+        await page.evaluate(_AXE)
+    found = await page.evaluate(
+        "part => axe.run(part || document, {resultTypes: ['violations']}).then(told => told.violations)",
+        part,
+    )
+    return "\n".join(
+        f"{rule['id']} ({rule['helpUrl']}): {node['html']}: {node['failureSummary']}"
+        for rule in found
+        for node in rule["nodes"]
+    )
 
 
 async def hide(page: Page, *, hidden: bool = True) -> None:
