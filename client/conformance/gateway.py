@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import secrets
 import ssl
 import struct
 import time
@@ -137,6 +138,9 @@ class Session:
 
     report: Report
     heartbeat: float = 30.0
+    settled: set[str] = field(default_factory=set)
+    """Operations whose finish was answered, over all connections: it may come again, because the
+    ICE may have been killed before it stored the answer."""
     received: list[Received] = field(default_factory=list)
     pongs: list[bytes] = field(default_factory=list)
     close_code: int | None = None
@@ -145,7 +149,6 @@ class Session:
     opened: asyncio.Event = field(default_factory=asyncio.Event)
     _news: asyncio.Condition = field(default_factory=asyncio.Condition)
     _transport: asyncio.Transport | None = None
-    _ids: int = 0
 
     async def serve(self, request: web.BaseRequest, subprotocol: str) -> web.StreamResponse:
         """Take the connection over until it ends."""
@@ -199,6 +202,8 @@ class Session:
         self.received.append(Received(time.monotonic(), message))
         if message.get("method") == "ice.hello":
             self.report.add(judge_hello(message.get("params")))
+        if _finished(message) in self.settled:
+            self.answer(message)  # other finishes may wait for it
 
     # --- what a scenario sees ----------------------------------------------------------------------
 
@@ -243,8 +248,7 @@ class Session:
 
     def new_id(self) -> str:
         """An id for a request or an operation of this session."""
-        self._ids += 1
-        return f"{id(self):x}-{self._ids}"
+        return secrets.token_hex(12)
 
     def request(self, method: str, params: Any, request_id: str) -> None:
         """Send a request."""
@@ -253,6 +257,8 @@ class Session:
 
     def answer(self, message: Message, error: tuple[int, str] | None = None) -> None:
         """Answer a request of the ICE, with `{}` or an error of this number and code."""
+        if (name := _finished(message)) is not None:
+            self.settled.add(name)
         body: Message = {"jsonrpc": "2.0", "id": message["id"]}
         if error is None:
             body["result"] = {}
@@ -280,12 +286,21 @@ class Session:
                 "provisionedto": "conformance",
                 "status": "registered",
                 "generation": 1,
-                "session": f"{id(self):x}",
+                "session": secrets.token_hex(8),
                 "operations": [kind.value for kind in protocol.OperationKind],
                 "heartbeat": self.heartbeat,
                 "server": "ice-gateway/conformance",
             },
         )
+
+
+def _finished(message: Message) -> str | None:
+    """The operation that a message finishes, if it is a finish."""
+    if message.get("method") != "operation.finish":
+        return None
+    params = message.get("params")
+    name = params.get("id") if isinstance(params, dict) else None
+    return name if isinstance(name, str) else None
 
 
 class Gateway:
@@ -316,6 +331,7 @@ class Gateway:
         self.attempts: asyncio.Queue[Attempt] = asyncio.Queue()
         self.sessions: list[Session] = []
         self._unanswered: set[Attempt] = set()
+        self._settled: set[str] = set()
         self._prefix = prefix
         self._tls = tls
         self._host = host
@@ -378,7 +394,7 @@ class Gateway:
         self, attempt: Attempt, *, heartbeat: float = 30.0, subprotocol: str = protocol.SUBPROTOCOL
     ) -> Session:
         """Admit an attempt and welcome it."""
-        session = Session(self.report, heartbeat)
+        session = Session(self.report, heartbeat, self._settled)
         self.sessions.append(session)
         attempt.upgrade(session, subprotocol)
         async with asyncio.timeout(5):

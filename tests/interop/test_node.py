@@ -93,6 +93,38 @@ async def test_it_keeps_the_sentences_about_operations(tmp_path):
     assert status_of(kit) == 0, "\n".join(kit.report.lines())
 
 
+ONE_AFTER_THE_OTHER = (
+    (
+        "const repeat = () => { if (waiting.length) send(",
+        "let sent\nconst repeat = () => { if (!sent && waiting.length) send(",
+    ),
+    (
+        "operations.get(waiting.shift()).finish) }",
+        "operations.get((sent = waiting.shift())).finish) }",
+    ),
+    ("    waiting = [...operations]", "    sent = undefined\n    waiting = [...operations]"),
+    ("    if (known) record(", "    if (id === sent) sent = undefined\n    if (known) record("),
+    ("    if (known?.finish) send(known.finish)\n", ""),
+    ("  send(operations.get(id).finish)\n}", "  waiting.push(id)\n  repeat()\n}"),
+)
+"""Changes by which it sends every finish after the answer to the one before, new ones, too."""
+
+
+@pytest.mark.long
+async def test_an_ice_may_wait_for_each_answer(tmp_path):
+    text = (FOLDER / SOURCE).read_text("utf-8")
+    for old, new in ONE_AFTER_THE_OTHER:
+        assert text.count(old) == 1, old
+        text = text.replace(old, new)
+    (tmp_path / SOURCE).write_text(text, "utf-8")
+    (tmp_path / "handlers.mjs").write_bytes((FOLDER / "handlers.mjs").read_bytes())
+    chosen = frozenset(one for one in Sentence if "finish" in one.value) | {
+        Sentence.ID_ONCE_RESTARTED
+    }
+    kit = await tried(tmp_path / SOURCE, tmp_path / "kit", chosen & CONNECTION)
+    assert status_of(kit) == 0, "\n".join(kit.report.lines())
+
+
 QUICK = ("a new key at each start", "no nonce", "a known id is run again")
 """Faults that are named without waiting for what does not come."""
 
