@@ -22,8 +22,9 @@ class Receiver(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         """Read a message."""
-        length = max(0, min(int(self.headers.get("Content-Length", 0)), MAX_BODY))
-        self.send_response(self.take(self.rfile.read(length)))
+        size = self.headers.get("Content-Length", "")
+        known = size.isdecimal() and len(size) < 10
+        self.send_response(self.take(self.rfile.read(min(int(size), MAX_BODY))) if known else 411)
         self.send_header("Content-Length", "0")
         self.end_headers()
 

@@ -143,7 +143,7 @@ class WebhookOutbox:
             if outcome.error is not None:
                 failing = failed(found.failing, message.id, now, outcome.error)
                 if gives_up(failing, now):
-                    given_up = _given_up(message, failing)
+                    given_up = _given_up(message, failing, now)
                     await webhooks.set_aside(transaction, found.id, given_up)
                     failing = None
             position = found.position if failing else message.position
@@ -251,12 +251,12 @@ def _gap(log_id: str, position: int, first: LogEntry) -> Message:
     return Message(f"notice-{log_id}-gap-{position + 1}", GAP, body, first.seq - 1)
 
 
-def _given_up(message: Message, failing: Failing) -> SetAside:
+def _given_up(message: Message, failing: Failing, now: datetime) -> SetAside:
     return SetAside(
         message.id,
         message.type,
         message.body.decode(),
-        failing.retry,
+        now,
         failing.attempts,
         failing.error,
     )

@@ -62,3 +62,8 @@ async def test_it_takes_what_is_signed_once_and_refuses_the_rest():
         assert json.loads(await printed.readline()) == json.loads(body), "the copy was not printed"
         async with aiohttp.ClientSession() as session, session.get(url) as answer:
             assert answer.status == 501
+        host, port = url.removeprefix("http://").split(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(b"POST / HTTP/1.0\r\nContent-Length: 1e9\r\n\r\n")
+        assert (await reader.readline()).split()[1] == b"411"
+        writer.close()

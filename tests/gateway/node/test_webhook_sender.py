@@ -151,6 +151,7 @@ async def test_after_three_days_it_is_set_aside_and_the_next_follows(running, re
     rows = Webhooks(running.gateway.engine.fetch)
     [aside] = await rows.set_aside(webhook)
     assert (aside.message, aside.attempts, aside.error) == (receiver.came[0], 2, "answered 500")
+    assert aside.at <= clock(), "it is when it was given up, not when it would have come again"
     service = running.gateway.services.webhooks
     receiver.answers = [500]
     assert (await service.send_again(webhook, aside.message)).error == "answered 500"
