@@ -23,7 +23,7 @@ class Receiver(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         """Read a message."""
         size = self.headers.get("Content-Length", "")
-        known = size.isdecimal() and len(size) < 10
+        known = size.isdecimal() and len(size) <= len(str(MAX_BODY))
         self.send_response(self.take(self.rfile.read(min(int(size), MAX_BODY))) if known else 411)
         self.send_header("Content-Length", "0")
         self.end_headers()
