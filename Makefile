@@ -52,7 +52,7 @@ test: $(STAMP) ## Run the tests
 coverage: $(STAMP) ## Run the tests and list the lines that none of them runs
 	@$(BIN)/python -m pytest -q -n 2 --dist worksteal --cov --cov-report=term
 
-torture: $(STAMP) ## An hour: 4,000 power cuts (needs strace), 3,000 damaged files, kill -9 in 300 rounds, during 300 operations, between occurrences and while machines enrol, failing nodes, a rolling restart, the API by each role, PostgreSQL, abuse, the worst input of each entrance
+torture: $(STAMP) ## An hour and a half: 4,000 power cuts (needs strace), 3,000 damaged files, kill -9 in 300 rounds, during 300 operations, between occurrences and while machines enrol, failing nodes, a bad network (as root), a rolling restart, the API by each role, PostgreSQL, abuse, the worst input of each entrance
 	@$(BIN)/python -m tests.torture.crash --rounds 300
 	@$(BIN)/python -m tests.torture.operations --count 300
 	@$(BIN)/python -m tests.torture.schedules --seconds 120
@@ -64,6 +64,7 @@ torture: $(STAMP) ## An hour: 4,000 power cuts (needs strace), 3,000 damaged fil
 	@$(BIN)/python -m tests.torture.api
 	@ICE_TEST_LONG=1 $(BIN)/python -m pytest -q -m long
 	@$(BIN)/python -m tests.torture.nodes --rounds 100
+	@$(BIN)/python -m tests.torture.network --rounds 200 --minutes 25 --if-possible
 	@$(BIN)/python -m tests.torture.rolling --ices 1000
 	@ICE_TEST_ENGINE=postgresql $(BIN)/python -m pytest -q -n 2 --dist worksteal --ignore tests/gateway/web/test_rfc6455.py tests/gateway tests/api
 	@$(BIN)/python -m tests.torture.abuse

@@ -28,20 +28,17 @@ from typing import Any
 
 import aiohttp
 
-from tests.support.harness import API
-from tests.support.ice import Connection, Ice, Nomad, Refused
+from tests.support.ice import Connection, Nomad
 from tests.support.node import Node, api_token, run_command, running
 from tests.support.postgres import Postgres, faketime, postgres
 from tests.support.relay import relaying
+from tests.torture.callers import EVERY, Callers, Taken, admitted
 from tests.torture.webhook_log import LogReceiver, log_receiver
 
 NAMES = ("gw-1", "gw-2", "gw-3")
-_PATIENCE = 30.0
 _ALLOWED = {"WEBHOOKS__ALLOW": "127.0.0.0/8"}
 _CATCH_UP = 120.0
 """Seconds in which the webhook gets the last event after the last round: a message that was not taken waits up to 80 s."""
-_EVERY = 0.1
-"""Seconds between two attempts with the old token."""
 
 
 # --- the processes -------------------------------------------------------------------------------
@@ -92,41 +89,13 @@ class Plan:
 
 
 @dataclass
-class Cluster:
-    """The nodes, their database, and an admin."""
+class Cluster(Callers):
+    """The nodes and the admin, and what fails around them."""
 
-    plan: Plan
-    server: Postgres
-    standby: Postgres
-    servers: contextlib.ExitStack
-    nodes: list[Node]
-    session: aiohttp.ClientSession
-    token: str
-    webhook: LogReceiver
-
-    async def call(self, node: Node, method: str, path: str, body: Any = None) -> tuple[int, Any]:
-        """A call of the API; status 0 where there was no answer."""
-        try:
-            async with self.session.request(
-                method,
-                f"{node.url}{API}{path}",
-                json=body,
-                headers={"Authorization": f"Bearer {self.token}"},
-                timeout=aiohttp.ClientTimeout(_PATIENCE),
-            ) as response:
-                return response.status, await response.json()
-        except (aiohttp.ClientError, TimeoutError, OSError):
-            return 0, None
-
-    async def done(self, status: int, method: str, path: str, body: Any = None) -> Any:
-        """A call that has to be answered with `status` by one node or another."""
-        async with asyncio.timeout(_PATIENCE):
-            while True:
-                for node in self.nodes:
-                    got, answer = await self.call(node, method, path, body)
-                    if got == status:
-                        return answer
-                await asyncio.sleep(_EVERY)
+    plan: Plan = field(kw_only=True)
+    standby: Postgres = field(kw_only=True)
+    servers: contextlib.ExitStack = field(kw_only=True)
+    webhook: LogReceiver = field(kw_only=True)
 
 
 @contextlib.asynccontextmanager
@@ -158,7 +127,8 @@ async def cluster(plan: Plan) -> AsyncIterator[Cluster]:
         webhook.trust(
             await run_command(folder, database, "webhooks", "create", "log", *events, **_ALLOWED)
         )
-        yield Cluster(plan, server, standby, servers, nodes, session, token, webhook)
+        callers = nodes, server, session, token
+        yield Cluster(*callers, plan=plan, standby=standby, servers=servers, webhook=webhook)
 
 
 def _replicated(servers: contextlib.ExitStack) -> tuple[Postgres, Postgres]:
@@ -272,21 +242,6 @@ FAULTS: dict[str, Callable[[Cluster, Node, float], Awaitable[None]]] = {
 
 
 @dataclass
-class Taken:
-    """How an admin was told that an ICE is out: when, and who had not confirmed."""
-
-    at: float
-    unconfirmed: list[str]
-    token: str | None
-    lease: float
-    elapsed: list[float] = field(default_factory=list)
-
-    def out_at(self, node: Node) -> float:
-        """From when on nothing may go on at a node by what was before."""
-        return self.at + (self.lease if node.name in self.unconfirmed else 0.0)
-
-
-@dataclass
 class Outcome:
     """What all rounds came to."""
 
@@ -321,7 +276,7 @@ async def play(cluster: Cluster, number: int, chance: random.Random, outcome: Ou
 
     failure = asyncio.create_task(FAULTS[kind](cluster, failing, seconds))
     await asyncio.sleep(chance.uniform(0.0, 0.3))
-    taken = await _take_out(cluster, acting, name, action)
+    taken = await cluster.take_out(acting, name, action, plan.lease)
     outcome.elapsed += taken.elapsed
     outcome.unconfirmed.update(taken.unconfirmed)
     over = asyncio.Event()
@@ -330,9 +285,9 @@ async def play(cluster: Cluster, number: int, chance: random.Random, outcome: Ou
         *(asyncio.create_task(_by_handshakes(ice, node, taken, over)) for node in cluster.nodes),
     ]
     await failure
-    await _all_known(cluster)
+    await cluster.all_known()
     if taken.unconfirmed:
-        await asyncio.sleep(max(0.0, taken.at + plan.lease + 2 * _EVERY - time.monotonic()))
+        await asyncio.sleep(max(0.0, taken.at + plan.lease + 2 * EVERY - time.monotonic()))
     over.set()
     for watch in watching:
         attempts, violation = await watch
@@ -341,31 +296,16 @@ async def play(cluster: Cluster, number: int, chance: random.Random, outcome: Ou
             outcome.violations.append(f"{what}: {violation}; {taken}")
     await session.close()
     for node in cluster.nodes:
-        admitted = await _admitted(Nomad(node.url, taken.token or made["token"], ice.key))
-        if admitted is not (taken.token is not None):
-            outcome.violations.append(f"{what}: at the end {node.name} admitted it: {admitted}")
-
-
-async def _take_out(cluster: Cluster, acting: Node, name: str, action: str) -> Taken:
-    """Take an ICE out at a node, as often as that is needed."""
-    async with asyncio.timeout(2 * _PATIENCE):
-        while True:
-            status, answer = await cluster.call(acting, "POST", f"/ices/{name}/{action}")
-            now = time.monotonic()
-            if status == 200:
-                elapsed = [drop["elapsed_ms"] for drop in answer["dropped"]]
-                unconfirmed, token = answer["unconfirmed"], answer.get("token")
-                return Taken(now, unconfirmed, token, cluster.plan.lease, elapsed)
-            if status == 409:
-                return Taken(now, list(NAMES), None, cluster.plan.lease)
-            await asyncio.sleep(_EVERY)
+        welcome = await admitted(Nomad(node.url, taken.token or made["token"], ice.key))
+        if welcome is not (taken.token is not None):
+            outcome.violations.append(f"{what}: at the end {node.name} admitted it: {welcome}")
 
 
 async def _over_the_session(
     session: Connection, node: Node, taken: Taken, over: asyncio.Event
 ) -> tuple[int, str | None]:
     """Send requests over the old session from when on none may be acted on."""
-    await asyncio.sleep(max(0.0, taken.out_at(node) - time.monotonic()))
+    await asyncio.sleep(max(0.0, taken.out_at(node.name) - time.monotonic()))
     sent = f"after-{secrets.token_hex(4)}"
     session.send({"jsonrpc": "2.0", "method": "no.such.method", "id": sent})
 
@@ -391,57 +331,16 @@ async def _by_handshakes(
     ice: Nomad, node: Node, taken: Taken, over: asyncio.Event
 ) -> tuple[int, str | None]:
     """Come with the old token from when on it may admit nowhere, until all is over; how often it was answered."""
-    await asyncio.sleep(max(0.0, taken.out_at(node) - time.monotonic()))
+    await asyncio.sleep(max(0.0, taken.out_at(node.name) - time.monotonic()))
     attempts = 0
     while True:
-        admitted = await _admitted(ice.at(node))
-        attempts += admitted is not None
-        if admitted:
+        welcome = await admitted(ice.at(node))
+        attempts += welcome is not None
+        if welcome:
             return attempts, f"{node.name} admitted the old token"
         if over.is_set() and attempts:
             return attempts, None
-        await asyncio.sleep(_EVERY)
-
-
-async def _admitted(ice: Ice) -> bool | None:
-    """Whether it is admitted now; None where there was no answer."""
-    try:
-        connection = await ice.connect()
-    except Refused:
-        return False
-    except (OSError, TimeoutError, asyncio.IncompleteReadError):
-        return None
-    await connection.close()
-    return True
-
-
-async def _all_known(cluster: Cluster) -> None:
-    """Wait until every node is there and has acted on every event."""
-    async with asyncio.timeout(_PATIENCE):
-        while True:
-            try:
-                rows = await asyncio.to_thread(
-                    cluster.server.sql,
-                    "SELECT n.name, h.seq - n.seen_seq FROM ice_nodes n, ice_head h"
-                    " WHERE n.gone = 0 ORDER BY n.name",
-                    database="ice",
-                )
-            except RuntimeError:
-                rows = ""
-            if rows.split() == [f"{name}|0" for name in NAMES] and await _ready(cluster):
-                return
-            await asyncio.sleep(_EVERY)
-
-
-async def _ready(cluster: Cluster) -> bool:
-    for node in cluster.nodes:
-        try:
-            async with cluster.session.get(f"{node.url}/readyz") as response:
-                if response.status != 200:
-                    return False
-        except aiohttp.ClientError:
-            return False
-    return True
+        await asyncio.sleep(EVERY)
 
 
 # --- all rounds ----------------------------------------------------------------------------------

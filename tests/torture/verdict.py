@@ -90,7 +90,7 @@ def disagreements(
     faults = [] if found.intact == ["ok"] else [f"the file is not intact: {found.intact}"]
     faults += rule_faults(found)
     new = [entry for entry in found.entries if entry.seq > before]
-    faults += _deeds(new, account.told)
+    faults += acknowledged(new, account.told)
     faults += _tokens(folder, found, account.told)
     faults += _whole_bulks(new, account.told)
     faults += _ices(found, new, account, known)
@@ -167,7 +167,7 @@ def _after(old: Ice | None, event: Event) -> Ice | WrongStatus | None:
     return old if event.action == "disconnect" else None
 
 
-def _deeds(entries: list[LogEntry], told: list[Told]) -> list[str]:
+def acknowledged(entries: list[LogEntry], told: list[Told]) -> list[str]:
     """As many events as were acknowledged, and at most those besides whose answer was lost."""
     done = Counter(
         (entry.event.actor.name, str(entry.event.action), entry.event.ice_name)
