@@ -1,7 +1,7 @@
 """What so many ICEs need: a model whose parameters are measured with few, and what it predicts for many. Pure.
 
-Every cost is linear, but for two: pages that PostgreSQL writes whole after a checkpoint (each once), and what every node has to
-do because of the ICEs of all others. A million ICEs are a prediction: nothing here has measured them.
+Every cost is linear, but for two: pages that PostgreSQL writes whole after a checkpoint (each once), and the rounds in which
+a node reads what the others wrote (a pause lies between two). A million ICEs are a prediction: nothing here has measured them.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 PAGE = 8192
+PAUSE = 0.1
+"""Seconds between two rounds (`gateway.node.membership`)."""
 CHECKPOINT = 300.0
 """Seconds between two checkpoints of PostgreSQL, by default."""
 Phases = Mapping[str, Mapping[str, Any]]
@@ -26,9 +28,16 @@ class Cost:
     writes: float
     commits: float
     wal: float
-    other_node: float
-    """Seconds of each node at which it did not happen."""
     generator: float = 0.0
+
+
+@dataclass(frozen=True)
+class Round:
+    """What it costs that a node reads what others wrote, once: seconds of CPU of both, transactions."""
+
+    node: float
+    postgres: float
+    commits: float
 
 
 @dataclass(frozen=True)
@@ -48,6 +57,9 @@ class Parameters:
     """When many come together: reads and writes are grouped."""
     coming_and_going: Cost
     """When they come and go one by one."""
+    follow: float
+    """Seconds of each other node for an admission of a crowd."""
+    round: Round
     ice_pages: float
     """Pages of the tables and indexes of presence for each ICE."""
     pages_touched: float
@@ -70,10 +82,11 @@ def parameters(alone: Phases, together: Phases, ices: int) -> Parameters:
     session_cpu = max(0.0, per_second(quiet, "node_cpu") - base_cpu) / ices
     session_postgres = max(0.0, per_second(quiet, "postgres_cpu") - base_postgres) / ices
 
-    def bystander(name: str, events: float) -> float:
+    def bystander(name: str) -> float:
+        """What the node without ICEs has spent because of the others'."""
         phase, none = together[name], together["empty"]
         spent = phase["node_cpu"][-1] - none["node_cpu"][-1] / none["seconds"] * phase["seconds"]
-        return max(0.0, float(spent)) / events
+        return max(0.0, float(spent))
 
     def cost(name: str, events: float) -> Cost:
         phase = alone[name]
@@ -94,13 +107,22 @@ def parameters(alone: Phases, together: Phases, ices: int) -> Parameters:
             writes=own("writes", per_second(empty, "writes")),
             commits=own("commits", base_commits),
             wal=max(0.0, phase["wal"] - images - base_wal * seconds) / events,
-            other_node=bystander(name, moves(together[name])),
             generator=generators,
         )
 
     admission = cost("ramp", alone["ramp"]["admitted"])
     churn = cost("churn", moves(alone["churn"]))
     pages = float(alone["churn"]["relation_pages"])
+    few = together["churn"]
+    seconds, nodes = float(few["seconds"]), len(few["node_cpu"])
+    made = seconds * rounds(moves(few) / seconds * churn.writes)
+
+    def followed(name: str, by_one: float) -> float:
+        """What all nodes cost PostgreSQL for a round of one of them, beyond what one node alone would."""
+        none = together["empty"]
+        base = float(none[name]) / float(none["seconds"]) * seconds
+        return max(0.0, few[name] - base - moves(few) * by_one) / (made * (nodes - 1))
+
     return Parameters(
         base_cpu=base_cpu,
         base_postgres=base_postgres,
@@ -111,12 +133,23 @@ def parameters(alone: Phases, together: Phases, ices: int) -> Parameters:
         session_cpu=session_cpu,
         session_postgres=session_postgres,
         admission=admission,
+        follow=bystander("ramp") / moves(together["ramp"]),
+        round=Round(
+            bystander("churn") / made,
+            followed("postgres_cpu", churn.postgres),
+            followed("commits", churn.commits),
+        ),
         # An image is mostly smaller than a page: what is left of the log would be too little.
         coming_and_going=Cost(**{**vars(churn), "wal": max(churn.wal, admission.wal)}),
         ice_pages=pages / ices,
         pages_touched=touched(pages, alone["churn"]["page_images"], moves(alone["churn"])),
         logged=alone["ramp"]["logged"] / alone["ramp"]["admitted"],
     )
+
+
+def rounds(writes: float) -> float:
+    """Rounds of a node in a second with so many writes of others."""
+    return 1 / (PAUSE + 1 / writes) if writes else 0.0
 
 
 def moves(phase: Mapping[str, Any]) -> float:
@@ -155,6 +188,8 @@ class Prediction:
     storm_s: float
     storm_postgres: float
     """Cores of PostgreSQL at that rate."""
+    storm_wal: float
+    """Bytes a second of its log at that rate, without whole pages."""
 
 
 def predict(
@@ -166,17 +201,21 @@ def predict(
     come, many = given.coming_and_going, given.admission
     pages = max(1.0, ices * given.ice_pages)
     whole = images(pages, rate * since * given.pages_touched) / since
-    # Of n nodes a node admits one of n, and follows the others.
-    shared = many.node + (nodes - 1) * many.other_node
+    # A node admits one of n, and follows the others.
+    shared = many.node + (nodes - 1) * given.follow
     per_s = nodes / shared
+    follows = rounds(rate * come.writes * (nodes - 1) / nodes)
     return Prediction(
         node_rss=given.base_rss + each * given.session_rss,
         quiet_node_cpu=idle,
-        churn_node_cpu=idle + rate / nodes * (come.node + (nodes - 1) * come.other_node),
+        churn_node_cpu=idle + rate / nodes * come.node + follows * given.round.node,
         churn_postgres_cpu=nodes * given.base_postgres
         + ices * given.session_postgres
-        + rate * come.postgres,
-        commits_per_s=nodes * given.base_commits + rate * come.commits,
+        + rate * come.postgres
+        + nodes * follows * given.round.postgres,
+        commits_per_s=nodes * given.base_commits
+        + rate * come.commits
+        + nodes * follows * given.round.commits,
         wal_per_s=nodes * given.base_wal + rate * come.wal + whole * PAGE,
         log_per_s=rate * given.logged,
         storm_cpu=shared + many.postgres,
@@ -184,4 +223,5 @@ def predict(
         storm_per_s=per_s,
         storm_s=ices / per_s,
         storm_postgres=per_s * many.postgres,
+        storm_wal=per_s * many.wal,
     )

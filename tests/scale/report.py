@@ -179,6 +179,7 @@ def million(runs: list[Run]) -> list[str]:
         row("all come at once: admissions/s", lambda one: number(one.storm_per_s)),
         row("until all are back, s", lambda one: number(one.storm_s)),
         row("cores of PostgreSQL meanwhile", lambda one: number(one.storm_postgres)),
+        row("its write-ahead log meanwhile, MB/s", lambda one: number(one.storm_wal / 1e6)),
     ]
     return table(["a million ICEs", *(f"{nodes} nodes" for nodes in NODES)], rows, left=1)
 
@@ -203,12 +204,18 @@ def _parameter_table(runs: list[Run]) -> list[str]:
     for title, cost in (("admission in a crowd", many), ("one that goes and comes back", one)):
         rows += [
             [f"{title}: CPU of its node, µs", number(micro * cost.node)],
-            [f"{title}: CPU of each other node, µs", number(micro * cost.other_node)],
             [f"{title}: CPU of PostgreSQL, µs", number(micro * cost.postgres)],
             [f"{title}: transactions, of which write", f"{cost.commits:.2f}, {cost.writes:.2f}"],
             [f"{title}: write-ahead log without whole pages, bytes", number(cost.wal)],
         ]
     rows += [
+        ["admission in a crowd: CPU of each other node, µs", number(micro * given.follow)],
+        [
+            "a round of reading what others wrote: CPU of the node, µs",
+            number(micro * given.round.node),
+        ],
+        ["such a round: CPU of PostgreSQL, µs", number(micro * given.round.postgres)],
+        ["such a round: transactions", number(given.round.commits)],
         ["pages of PostgreSQL for each ICE", f"{given.ice_pages:.2f}"],
         ["pages that one that goes and comes back touches", number(given.pages_touched)],
         ["log of a node for each admission, bytes", number(given.logged)],

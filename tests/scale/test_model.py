@@ -11,6 +11,8 @@ from tests.scale.model import CHECKPOINT, PAGE, images, parameters, predict, tou
 
 SECONDS = 100.0
 ICES = 1_000
+ROUNDS = 100 / 0.6
+"""Of a node in 100 s with 200 writes: half a second lies between two, and a tenth is the pause."""
 
 
 def phase(nodes: int, **more) -> dict:
@@ -40,7 +42,7 @@ def phases(nodes: int) -> dict:
     few[0] += 1e-5 * ICES * SECONDS + 500e-6 * 100
     if nodes > 1:
         coming[-1] += 20e-6 * ICES
-        few[-1] += 30e-6 * 100
+        few[-1] += 400e-6 * ROUNDS
     base = phase(nodes)
     rss = [80e6 + 4096 * ICES, *[80e6] * (nodes - 1)]
     ramp = {
@@ -50,7 +52,7 @@ def phases(nodes: int) -> dict:
     }  # fmt: skip
     churn = {
         "admitted": 80, "went": 120, "node_cpu": few, "node_rss": rss, "relation_pages": 500,
-        "commits": base["commits"] + 300, "writes": base["writes"] + 200, "page_images": 300,
+        "commits": base["commits"] + 300 + round(5 * ROUNDS) * (nodes - 1), "writes": base["writes"] + 200, "page_images": 300,
         "wal": base["wal"] + 5_000 * 100 + 300 * PAGE,
     }  # fmt: skip
     return {
@@ -84,13 +86,15 @@ def test_the_parameters_are_those_of_the_runs(measured):
     assert measured.base_commits == pytest.approx(7)
     many, one = measured.admission, measured.coming_and_going
     assert many.node == pytest.approx(300e-6)
-    assert many.other_node == pytest.approx(20e-6)
+    assert measured.follow == pytest.approx(20e-6)
     assert many.postgres == pytest.approx(100e-6)
     assert (many.commits, many.writes) == (pytest.approx(0.1), pytest.approx(0.05))
     assert many.generator == pytest.approx(100e-6)
     assert one.node == pytest.approx(500e-6)
     assert one.commits == pytest.approx(3)
     assert one.wal == pytest.approx(5_000)
+    assert measured.round.node == pytest.approx(400e-6)
+    assert measured.round.commits == pytest.approx(5, rel=0.01)
 
 
 def test_the_prediction_for_what_was_measured_is_the_measurement(measured):
@@ -109,7 +113,13 @@ def test_more_nodes_admit_more_but_each_less(measured):
     rates = [one.storm_per_s for one in ones]
     assert rates == sorted(rates)
     assert rates[1] < 2 * rates[0]
-    assert rates[-1] < 1 / measured.admission.other_node
+    assert rates[-1] < 1 / measured.follow
+
+
+def test_what_others_write_is_read_ten_times_a_second_at_the_most(measured):
+    few, many = (predict(measured, ICES, 2, rate).churn_node_cpu for rate in (1e3, 1e6))
+    own = measured.coming_and_going.node / 2
+    assert many - 1e6 * own == pytest.approx(few - 1e3 * own, rel=0.01)
 
 
 def test_a_page_is_written_whole_once_in_a_checkpoint():
