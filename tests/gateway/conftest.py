@@ -4,9 +4,29 @@ import contextlib
 
 import aiohttp
 import pytest
+import pytest_asyncio
 
 from gateway.core.roles import Role
+from tests.support.harness import harness
 from tests.support.pages import Browser, has_password
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared(tmp_path_factory):
+    """A gateway as `running` for all tests of a module that change nothing; they are marked `changes_nothing`."""
+    async with harness(tmp_path_factory.mktemp("shared")) as started:
+        yield started
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared_root(shared):
+    """The browser of an admin of that gateway."""
+    jar = aiohttp.CookieJar(unsafe=True)
+    async with aiohttp.ClientSession(cookie_jar=jar) as session:
+        browser = Browser(session, shared.url)
+        await has_password(shared, "root", Role.ADMIN)
+        assert (await browser.log_in("root")).status == 303
+        yield browser
 
 
 @pytest.fixture

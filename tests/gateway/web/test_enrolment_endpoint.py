@@ -11,6 +11,8 @@ import pytest
 from gateway.core.times import to_text, utc_now
 from tests.support.machine import CI_CD, ENROLMENTS, KEY, Machine, new_key
 
+changes_nothing = pytest.mark.asyncio(loop_scope="module")
+
 
 async def machine(running, body=KEY, hostname="PC-7.example.org", **more):
     _, secret = await new_key(running, body, **more)
@@ -108,11 +110,12 @@ async def test_a_name_is_taken_once(running):
         ({"provisionedto": "root"}, "provisionedto"),
     ],
 )
-async def test_what_does_not_fit_is_named(running, wanted, field):
-    one = await machine(running)
+@changes_nothing
+async def test_what_does_not_fit_is_named(shared, wanted, field):
+    one = await machine(shared)
     refused = expect(await one.ask(**wanted), 422, "invalid")
     assert refused["field"] == field
-    assert (await running.admin.get("/ices")).json["items"] == []
+    assert (await shared.admin.get("/ices")).json["items"] == []
 
 
 @pytest.mark.parametrize(

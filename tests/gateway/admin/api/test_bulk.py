@@ -8,6 +8,8 @@ from gateway.core.roles import Role
 from tests.support.harness import ADMIN, expect_refused
 from tests.support.work import asked
 
+changes_nothing = pytest.mark.asyncio(loop_scope="module")
+
 
 async def bulk(running, status=200, **body):
     answer = await running.admin.post("/ices/bulk", body)
@@ -140,8 +142,9 @@ async def test_a_filter_finds_names_and_generations_at_a_dry_run(running):
         ({"action": "label", "ice_names": ["a"], "note": "x" * 1001}, "note"),
     ],
 )
-async def test_a_bad_body_is_refused_whole(running, body, field):
-    assert (await bulk(running, 422, **body))["field"] == field
+@changes_nothing
+async def test_a_bad_body_is_refused_whole(shared, body, field):
+    assert (await bulk(shared, 422, **body))["field"] == field
 
 
 async def test_many_are_labelled(running):

@@ -11,6 +11,8 @@ from gateway.core.times import to_text, utc_now
 from tests.support.harness import API, Api, expect_refused, hold_to_description
 from tests.support.machine import CI_CD, KEY, Machine, new_key
 
+changes_nothing = pytest.mark.asyncio(loop_scope="module")
+
 
 @pytest.fixture(autouse=True)
 def described(monkeypatch):
@@ -97,8 +99,9 @@ async def test_a_decision_is_made_once(running):
         ({"colour": "red"}, "colour"),
     ],
 )
-async def test_keys_that_cannot_be(running, change, field):
-    answer = await running.admin.post("/enrolment-keys", {**KEY, **change})
+@changes_nothing
+async def test_keys_that_cannot_be(shared, change, field):
+    answer = await shared.admin.post("/enrolment-keys", {**KEY, **change})
     assert (answer.status, answer.json["field"]) == (422, field), answer
 
 

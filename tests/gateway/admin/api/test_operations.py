@@ -40,6 +40,8 @@ from tests.support.work import (
     take,
 )
 
+changes_nothing = pytest.mark.asyncio(loop_scope="module")
+
 FIELDS = [
     "id",
     "ice_name",
@@ -185,15 +187,17 @@ async def test_the_log_says_who_asked_and_who_cancelled(running):
         ({"kind": "execute", "run_at": 10**29}, "run_at"),
     ],
 )
-async def test_a_field_that_is_not_valid_is_named(running, body, field):
+@changes_nothing
+async def test_a_field_that_is_not_valid_is_named(shared, body, field):
     # Even of an ICE that is not there: 422 comes before 404.
-    answer = await running.admin.post("/ices/nobody/operations", body)
+    answer = await shared.admin.post("/ices/nobody/operations", body)
     assert expect_refused(answer, 422, "invalid")["field"] == field
 
 
 @pytest.mark.parametrize("query", ["wait=61", "wait=-1", "wait=x", "wait=nan", "other=1"])
-async def test_a_wait_that_is_none_is_refused(running, query):
-    expect_refused(await ask(running.admin, query=f"?{query}"), 422, "invalid")
+@changes_nothing
+async def test_a_wait_that_is_none_is_refused(shared, query):
+    expect_refused(await ask(shared.admin, query=f"?{query}"), 422, "invalid")
 
 
 async def test_params_may_have_a_million_bytes(running):

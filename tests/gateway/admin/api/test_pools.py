@@ -13,6 +13,8 @@ from gateway.store import pools
 from tests.support.harness import Api, expect_refused, hold_to_description
 from tests.support.work import connected
 
+changes_nothing = pytest.mark.asyncio(loop_scope="module")
+
 ROOT = Actor("root", Via.API, "::1")
 GPU = {"labels": {"gpu": "yes"}}
 
@@ -75,10 +77,11 @@ async def test_a_pool_is_made_changed_and_deleted(running):
         ("a%20b", GPU, "name"),
     ],
 )
-async def test_what_is_refused_names_its_field(running, name, body, field):
-    answer = await running.admin.call("PUT", f"/pools/{name}", json=body)
+@changes_nothing
+async def test_what_is_refused_names_its_field(shared, name, body, field):
+    answer = await shared.admin.call("PUT", f"/pools/{name}", json=body)
     assert expect_refused(answer, 422, "invalid")["field"] == field
-    assert (await running.admin.get("/pools")).json["items"] == []
+    assert (await shared.admin.get("/pools")).json["items"] == []
 
 
 async def test_pools_are_paged_and_searched(running):

@@ -15,6 +15,8 @@ from gateway.core.times import from_text, to_text, utc_now
 from tests.support.harness import API, Api, expect_refused, hold_to_description
 from tests.support.pages import PASSWORD, has_password
 
+changes_nothing = pytest.mark.asyncio(loop_scope="module")
+
 NEW = "a quite new password"
 
 
@@ -175,10 +177,11 @@ async def test_a_leavers_ices_are_deregistered_or_kept(running):
         ({"disabled": True, "ices": {"to": "alice"}}, "ices.to"),
     ],
 )
-async def test_what_cannot_become_of_a_leavers_ices(running, body, field):
-    refused = expect_refused(await patch(running.admin, "alice", **body), 422, "invalid")
+@changes_nothing
+async def test_what_cannot_become_of_a_leavers_ices(shared, body, field):
+    refused = expect_refused(await patch(shared.admin, "alice", **body), 422, "invalid")
     assert refused["field"] == field
-    assert (await running.admin.get("/users/alice")).json["disabledon"] is None
+    assert (await shared.admin.get("/users/alice")).json["disabledon"] is None
 
 
 async def test_one_of_two_admins_who_disable_each_other_stays(running):

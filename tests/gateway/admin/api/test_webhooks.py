@@ -11,6 +11,8 @@ from gateway.store.webhooks import SetAside, Webhooks, set_aside
 from tests.support.harness import ADMIN, Api, expect_refused
 from tests.support.receiver import receiving
 
+changes_nothing = pytest.mark.asyncio(loop_scope="module")
+
 HOOK = {
     "name": "ops",
     "url": "https://hooks.example.com/T0/x",
@@ -94,10 +96,11 @@ async def test_a_webhook_from_its_making_to_its_end(running):
         ({"secret": "mine"}, "secret"),
     ],
 )
-async def test_what_no_webhook_may_be(running, change, field):
-    answer = await running.admin.post("/webhooks", HOOK | change)
+@changes_nothing
+async def test_what_no_webhook_may_be(shared, change, field):
+    answer = await shared.admin.post("/webhooks", HOOK | change)
     assert expect_refused(answer, 422, "invalid")["field"] == field
-    assert (await running.admin.get("/webhooks")).json["items"] == []
+    assert (await shared.admin.get("/webhooks")).json["items"] == []
 
 
 async def test_a_change_of_nothing_is_refused(running):
