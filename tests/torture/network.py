@@ -97,6 +97,9 @@ class Fault:
     nodes: tuple[str, ...]
     seconds: float
 
+    def __str__(self) -> str:
+        return f"{self.kind} for {self.seconds:.1f} s, {self.line} of {', '.join(self.nodes)}"
+
     @classmethod
     def by_chance(cls, choice: Choice, chance: random.Random, holder: str) -> Fault:
         """One that is likely to be at the holder, and may outlast the lease."""
@@ -156,7 +159,7 @@ async def play(
     holder, acting = chance.sample(list(made.nodes), 2)
     fault = Fault.by_chance(choice, chance, holder.name)
     action = chance.choice(("deregister", "reregister"))
-    what = f"round {number}: {fault.kind} for {fault.seconds:.1f} s, {fault.line} of {', '.join(fault.nodes)}, {action} at {acting.name}, session at {holder.name}"
+    what = f"round {number}: {fault}, {action} at {acting.name}, session at {holder.name}"
     outcome.kinds[fault.kind] += 1
     outcome.lines[fault.line] += fault.kind != "nothing"
     tokens = {
@@ -193,12 +196,12 @@ async def play(
         observer.seen.cuts += fault.cuts(began, ended)
         scene.healed.set()
         try:
-            taken = await _back(made, acts, out)
+            await _back(made, acts, out)
         except TimeoutError:
             waiting = [act.get_name() for act in acts if not act.done()]
             outcome.violations.append(f"{what}: not all were back in {RETURN:.0f} s: {waiting}")
-            return
-        outcome.note(what, time.monotonic() - ended)
+        else:
+            outcome.note(what, time.monotonic() - ended)
         await _outlast(observer.seen)
     finally:
         made.network.heal()
@@ -208,13 +211,15 @@ async def play(
         await observer.stop()
     outcome.violations += [f"{what}: {one}" for one in observer.seen.violations()]
     outcome.visits.update(_fate(visit) for visit in observer.seen.visits)
-    outcome.unconfirmed.update(taken.unconfirmed)
+    for taken in observer.seen.taken:
+        outcome.unconfirmed.update(taken.unconfirmed)
 
 
-async def _back(made: Field, acts: list[asyncio.Task[Any]], out: Nomad) -> Taken:
+async def _back(made: Field, acts: list[asyncio.Task[Any]], out: Nomad) -> None:
     """Wait until all nodes have acted on all events, all is done, and whoever should be is connected."""
     async with asyncio.timeout(RETURN):
-        taken, *_ = await asyncio.gather(*acts)
+        await asyncio.wait(acts)
+        taken, *_ = [act.result() for act in acts]
         await made.all_known(RETURN)
         for name in LABS:
             await _until(functools.partial(made.connected, name))
@@ -222,7 +227,6 @@ async def _back(made: Field, acts: list[asyncio.Task[Any]], out: Nomad) -> Taken
             anew = Nomad(out.url, taken.token, out.key)
             for node in made.nodes:
                 await _until(functools.partial(admitted, anew.at(node)))
-    return taken
 
 
 async def _until(holds: Callable[[], Awaitable[Any]]) -> None:
@@ -232,10 +236,8 @@ async def _until(holds: Callable[[], Awaitable[Any]]) -> None:
 
 async def _outlast(seen: Sightings) -> None:
     """Wait until nothing may go on any more by an unexpired lease."""
-    last = max(
-        *(visit.welcomed for visit in seen.visits if visit.welcomed is not None),
-        *(taken.at for taken in seen.taken),
-    )
+    welcomes = [visit.welcomed for visit in seen.visits if visit.welcomed is not None]
+    last = max([*welcomes, *(taken.at for taken in seen.taken)])
     await asyncio.sleep(last + LEASE + 3 * EVERY - time.monotonic())
 
 
