@@ -50,6 +50,8 @@ class Parameters:
     base_wal: float
     base_rss: float
     session_rss: float
+    peak_rss: float
+    """Of a session after all have come back at once: the memory of handshakes is not given back."""
     session_cpu: float
     """Of an idle ICE, each second."""
     session_postgres: float
@@ -130,6 +132,7 @@ def parameters(alone: Phases, together: Phases, ices: int) -> Parameters:
         base_wal=base_wal,
         base_rss=float(empty["node_rss"][0]),
         session_rss=(alone["ramp"]["node_rss"][0] - empty["node_rss"][0]) / ices,
+        peak_rss=(alone["storm"]["node_rss"][0] - empty["node_rss"][0]) / ices,
         session_cpu=session_cpu,
         session_postgres=session_postgres,
         admission=admission,
@@ -174,6 +177,8 @@ class Prediction:
     """For so many ICEs at so many nodes. Shares of a core, bytes, transactions and bytes each second."""
 
     node_rss: float
+    peak_rss: float
+    """After a storm."""
     quiet_node_cpu: float
     churn_node_cpu: float
     churn_postgres_cpu: float
@@ -207,6 +212,7 @@ def predict(
     follows = rounds(rate * come.writes * (nodes - 1) / nodes)
     return Prediction(
         node_rss=given.base_rss + each * given.session_rss,
+        peak_rss=given.base_rss + each * given.peak_rss,
         quiet_node_cpu=idle,
         churn_node_cpu=idle + rate / nodes * come.node + follows * given.round.node,
         churn_postgres_cpu=nodes * given.base_postgres

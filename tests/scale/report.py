@@ -93,6 +93,12 @@ _ROWS: tuple[_Row, ...] = (
         "",
     ),
     (
+        "the same after the storm",
+        lambda run: max(run["phases"]["storm"]["node_rss"]) / _MIB,
+        lambda one: one.peak_rss / _MIB,
+        "",
+    ),
+    (
         "CPU of a node, nothing happens, % of a core",
         lambda run: 100 * _per_s("quiet", "node_cpu")(run),
         lambda one: 100 * one.quiet_node_cpu,
@@ -171,6 +177,7 @@ def million(runs: list[Run]) -> list[str]:
     rows = [
         ["ICEs of a node", *(number(MILLION / nodes) for nodes in NODES)],
         row("memory of a node, GiB", lambda one: number(one.node_rss / 2**30)),
+        row("the same after a storm", lambda one: number(one.peak_rss / 2**30)),
         row("CPU of a node, % of a core", lambda one: number(100 * one.churn_node_cpu)),
         row("log of all nodes a day, GB", lambda one: number(one.log_per_s * _DAY / _GB)),
         row("PostgreSQL: cores", lambda one: number(one.churn_postgres_cpu)),
@@ -194,6 +201,7 @@ def _parameter_table(runs: list[Run]) -> list[str]:
     rows = [
         ["memory of a node without ICEs, MiB", number(given.base_rss / _MIB)],
         ["memory of a session, KiB", number(given.session_rss / 1024)],
+        ["the same after a storm, KiB", number(given.peak_rss / 1024)],
         ["CPU of a node without ICEs, % of a core", number(100 * given.base_cpu)],
         ["CPU of an idle ICE, µs each second", number(micro * given.session_cpu)],
         [

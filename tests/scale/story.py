@@ -146,7 +146,8 @@ class Story:
 
     async def churn(self) -> None:
         """A few come and go; they do so from here on."""
-        self._server.sql("CHECKPOINT", database=DATABASE)
+        # Autovacuum would write most pages after the ramp, at some moment.
+        self._server.sql("VACUUM ANALYZE", "CHECKPOINT", database=DATABASE)
         pages = pages_of(self._server, DATABASE)
         async with self._measured("churn") as figures:
             self._ices.tell("churn", per_s=self._plan.churn * self._expected / 60)
@@ -331,7 +332,7 @@ async def play(plan: Plan) -> Outcome:
         await story.churn()
         # What is still to come is reckoned with by what the first admissions took.
         ramp = story.outcome.phases["ramp"]["took"]
-        after = 10 * plan.nodes + ices.size / plan.nodes / SPREAD + 2.5 * ramp + _LATE + plan.steady
+        after = 6 * plan.nodes + ices.size / plan.nodes / SPREAD + 1.5 * ramp + _LATE + plan.steady
         left = plan.limit - (time.monotonic() - began) - after
         busy = max(10.0, min(plan.idle - 2 * plan.quiet, left))
         story.outcome.facts["idle_s"] = 2 * plan.quiet + plan.settle + busy

@@ -62,7 +62,7 @@ def phases(nodes: int) -> dict:
         "churn": phase(nodes, **churn),
         "idle": {"page_ms": {}, "drop_answered_ms": {}, "drop_closed_ms": {}},
         "restart": {"refused": {"draining": 3}},
-        "storm": phase(nodes, missing=0),
+        "storm": phase(nodes, missing=0, node_rss=[80e6 + 8192 * ICES] * nodes),
     }
 
 
@@ -82,6 +82,7 @@ def measured():
 
 def test_the_parameters_are_those_of_the_runs(measured):
     assert measured.session_rss == pytest.approx(4096)
+    assert measured.peak_rss == pytest.approx(8192)
     assert measured.session_cpu == pytest.approx(1e-5)
     assert measured.base_commits == pytest.approx(7)
     many, one = measured.admission, measured.coming_and_going
