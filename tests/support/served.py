@@ -12,6 +12,9 @@ import sys
 import threading
 import urllib.request
 
+from click.testing import CliRunner
+
+from gateway.cli import main
 from gateway.cli.common import open_context
 from gateway.core.ice import IceType
 from gateway.runtime.settings import load
@@ -102,16 +105,11 @@ class Served:
         return self.ices[-1]
 
     async def run(self, *args):
-        """Run a command on the database; its stdout. It must be done."""
-        process = await asyncio.create_subprocess_exec(
-            *command(*args, "--database", self.settings.database_url),
-            env=environment(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-        out, err = await process.communicate()
-        assert (process.returncode, err) == (0, b""), f"{args} gave {process.returncode}: {err}"
-        return out.decode()
+        """Run a command in this process, on the database; its stdout. It must be done."""
+        options = (*args, "--database", self.settings.database_url)
+        done = await asyncio.to_thread(CliRunner(catch_exceptions=False).invoke, main, options)
+        assert (done.exit_code, done.stderr) == (0, ""), f"{args} gave {done.exit_code}: {done}"
+        return done.stdout
 
     def stop(self, number=signal.SIGTERM):
         """Send a signal; returns the exit status."""

@@ -905,7 +905,7 @@ def test_token_that_cannot_be_printed_is_said_to_be_lost(cli, stdout):
     [
         ("users", "list"),
         ("ices", "list", "--json"),
-        ("api-tokens", "list"),
+        pytest.param(("api-tokens", "list"), marks=pytest.mark.long),
         pytest.param(("audit", "verify"), marks=pytest.mark.long),
         pytest.param(("doctor",), marks=pytest.mark.long),
     ],
@@ -918,7 +918,7 @@ def test_output_that_cannot_be_written_is_a_failure(cli, stdout, args):
     )
 
 
-@pytest.mark.parametrize("stdout", REASONS)
+@pytest.mark.parametrize("stdout", _OUTPUTS)
 def test_export_that_cannot_be_written_is_a_failure(cli, stdout):
     cli.done("ices", "provision", "lab-1", "--type", "ci-cd")
     said = f"ice-gateway: stdout cannot be written: {REASONS[stdout]}\n"
