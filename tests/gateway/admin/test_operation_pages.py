@@ -7,6 +7,7 @@ import json
 import re
 
 import pytest
+import pytest_asyncio
 
 from gateway.core.ice import IceType
 from gateway.core.roles import Role
@@ -108,6 +109,13 @@ async def test_the_same_form_twice_is_one_operation_and_an_edited_one_another(ru
     assert len(await requested(running)) == 3, "another form is another wish"
 
 
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def with_ice(shared):
+    """A gateway to which an ICE is connected."""
+    await connected(shared)
+    return shared
+
+
 @pytest.mark.parametrize(
     ("fields", "field", "says"),
     [
@@ -126,16 +134,18 @@ async def test_the_same_form_twice_is_one_operation_and_an_edited_one_another(ru
         ({"deadline": SCRIPT}, "deadline", "RFC3339"),
     ],
 )
-async def test_what_cannot_be_requested_is_said_in_the_form(running, root, fields, field, says):
-    await connected(running)
-    answer = await run(root, **fields)
+@pytest.mark.asyncio(loop_scope="module")
+async def test_what_cannot_be_requested_is_said_in_the_form(
+    with_ice, shared_root, fields, field, says
+):
+    answer = await run(shared_root, **fields)
     assert answer.status == 422, answer
     told = json.loads(answer.headers["HX-Trigger"])
     assert told["form-fault"] == {"field": f"operation-{field}"}
     assert answer.headers["HX-Retarget"] == "#dialog-fault"
     assert says in said(answer)
     assert "<script>" not in answer.text
-    assert await requested(running) == []
+    assert await requested(with_ice) == []
 
 
 async def test_what_the_ice_may_not_be_sent_is_said_in_the_form(running, root):

@@ -13,6 +13,7 @@ import sys
 from datetime import timedelta
 
 import pytest
+import pytest_asyncio
 
 from gateway.admin.event_streams import StreamLimits
 from gateway.app import Tuning
@@ -147,6 +148,15 @@ async def test_the_same_key_is_the_same_operation(running):
     assert await one_id(running, "--idempotency-key", "build 8") != first
 
 
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def three(shared):
+    """A gateway with three ICEs, of which two are connected."""
+    await connected(shared)
+    await connected(shared, "build-7", "ci-cd")
+    await shared.provision("new-1")
+    return shared
+
+
 @pytest.mark.parametrize(
     ("args", "status", "says"),
     [
@@ -167,14 +177,12 @@ async def test_the_same_key_is_the_same_operation(running):
         (("new-1", "--kind", "execute"), 1, "only a registered ICE"),
     ],
 )
-async def test_what_cannot_be_requested_is_refused(running, args, status, says):
-    await connected(running)
-    await connected(running, "build-7", "ci-cd")
-    await running.provision("new-1")
-    made = await running.command("operations", "run", *args, status=status)
+@pytest.mark.asyncio(loop_scope="module")
+async def test_what_cannot_be_requested_is_refused(three, args, status, says):
+    made = await three.command("operations", "run", *args, status=status)
     assert made.stdout == ""
     assert says in made.stderr
-    assert (await running.admin.get("/operations")).json["items"] == []
+    assert (await three.admin.get("/operations")).json["items"] == []
 
 
 async def test_params_one_byte_too_long_are_refused(running, tmp_path):
