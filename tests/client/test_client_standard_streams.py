@@ -149,7 +149,11 @@ def full_pipe():
 
 
 @pytest.mark.parametrize(
-    "redirected", ["unread", ">/dev/full", "2>/dev/full", ">/dev/full 2>&1", "<&- >&- 2>&-"]
+    "redirected",
+    [
+        *("unread", ">/dev/full 2>&1", "<&- >&- 2>&-"),
+        *(pytest.param(one, marks=pytest.mark.long) for one in (">/dev/full", "2>/dev/full")),
+    ],
 )
 async def test_the_client_goes_on_and_ends_in_good_order(redirected, gateway, folder, token):
     handlers = folder.with_name("handlers.py")
@@ -229,7 +233,13 @@ async def test_every_line_begins_with_its_time(gateway, fork, folder, token):
     assert all(re.match(f"{time} ", line) for line in lines), json.dumps(lines)
 
 
-@pytest.mark.parametrize("words", [("status",), ("status", "--json"), ("--help",)])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("status",),
+        *(pytest.param(one, marks=pytest.mark.long) for one in (("status", "--json"), ("--help",))),
+    ],
+)
 def test_an_answer_that_cannot_be_written_has_failed(words, folder):
     folder.mkdir(mode=0o700)
     options = ("--state-dir", folder) if "status" in words else ()
