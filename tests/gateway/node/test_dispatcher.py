@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import sqlite3
 from datetime import datetime, timedelta
@@ -296,6 +297,12 @@ async def test_a_finish_beyond_the_bounds_is_refused_and_the_session_stays(runni
     assert await take_next(running, ice)
 
 
+@pytest.fixture(scope="module")
+def names():
+    """A new name for each ICE of a gateway that tests share."""
+    return (f"lab-{number}" for number in itertools.count())
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -309,8 +316,9 @@ async def test_a_finish_beyond_the_bounds_is_refused_and_the_session_stays(runni
     ],
 )
 @pytest.mark.parametrize("value", BEYOND, ids=lambda value: value[:8])
-async def test_other_frames_beyond_the_bounds_end_the_session(running, text, value):
-    ice = await connected(running)
+@pytest.mark.asyncio(loop_scope="module")
+async def test_other_frames_beyond_the_bounds_end_the_session(shared, names, text, value):
+    ice = await connected(shared, next(names))
     ice.send_frame(Opcode.TEXT, (text % value).encode())
     assert await ice.expect_dropped(1008) == "too-complex"
 
