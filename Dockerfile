@@ -2,6 +2,8 @@
 #
 #     docker build -t ice-gateway .
 #
+# (podman and buildah: with --format docker, because the format of OCI has no health check).
+#
 # config/compose.yaml and config/kubernetes.yaml run it. It needs nothing but its settings, a key file or a volume for
 # one, and a database: the root file system may be read-only, and the user is a number that no host has to know.
 
