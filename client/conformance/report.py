@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
-from typing import Any, Final
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, Self
 
 from client.conformance.sentences import CANNOT_TRY, CONNECTION, Sentence
 from client.errors import one_line
@@ -41,9 +41,16 @@ class Report:
 
     chosen: frozenset[Sentence] = CONNECTION
     """The sentences that were asked for."""
+    scenario: str = ""
+    """Whose findings come; its folder has what the program printed."""
     _passed: set[Sentence] = field(default_factory=set)
-    _failed: dict[Sentence, list[str]] = field(default_factory=dict)
+    _failed: dict[Sentence, dict[str, str]] = field(default_factory=dict)
+    """What was seen, and in which scenario first."""
     _skipped: dict[Sentence, str] = field(default_factory=dict)
+
+    def of(self, scenario: str) -> Self:
+        """The same report, for the findings of a scenario."""
+        return replace(self, scenario=scenario)
 
     def add(self, *findings: Finding) -> None:
         """Note findings."""
@@ -51,13 +58,12 @@ class Report:
             if finding.ok:
                 self._passed.add(finding.sentence)
             else:
-                seen = self._failed.setdefault(finding.sentence, [])
-                if finding.seen not in seen:
-                    seen.append(one_line(finding.seen))
+                seen = self._failed.setdefault(finding.sentence, {})
+                seen.setdefault(one_line(finding.seen), self.scenario)
 
     def skip(self, sentence: Sentence, why: str) -> None:
         """Note why a sentence is not tried, should nothing else be found."""
-        self._skipped.setdefault(sentence, why)
+        self._skipped.setdefault(sentence, _placed(why, self.scenario))
 
     def verdict(self, sentence: Sentence) -> Verdict:
         """What became of a sentence."""
@@ -75,7 +81,8 @@ class Report:
     def _seen(self, sentence: Sentence) -> str:
         match self.verdict(sentence):
             case Verdict.FAILED:
-                return "; ".join(self._failed[sentence][:_MAX_SEEN])
+                found = [*self._failed[sentence].items()][:_MAX_SEEN]
+                return "; ".join(_placed(*one) for one in found)
             case Verdict.NOT_TRIED:
                 return self._skipped.get(sentence, "nothing was seen of it")
         return ""
@@ -108,3 +115,7 @@ class Report:
             ],
             "cannot_try": [{"what": what, "why": why} for what, why in CANNOT_TRY.items()],
         }
+
+
+def _placed(seen: str, scenario: str) -> str:
+    return f"{seen} (in {scenario})" if scenario else seen

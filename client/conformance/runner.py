@@ -48,7 +48,7 @@ async def run(kit: Kit, jobs: int, tell: Callable[[str], None]) -> None:
             except Unmet as unmet:
                 for sentence in scenario.sentences - {unmet.sentence}:
                     why = f"{unmet.sentence} has failed before: {unmet}"
-                    kit.report.skip(sentence, why)
+                    stage.report.skip(sentence, why)
         ended += 1
         tell(f"{ended} of {len(chosen)}: {scenario.name}")
 

@@ -81,7 +81,7 @@ class Stage:
     @property
     def report(self) -> Report:
         """Where the verdicts go."""
-        return self.kit.report
+        return self.gateway.report
 
     # --- the program ---------------------------------------------------------------------------------
 
@@ -355,7 +355,7 @@ class Kit:
         token = make_token(float(int(time.time())))
         tls = scenario.tls() if scenario.tls else None
         gateway = Gateway(
-            self.report,
+            self.report.of(scenario.name),
             token,
             secret=make_secret(),
             prefix=scenario.prefix,

@@ -109,7 +109,7 @@ def test_a_program_that_ends_at_once_fails_with_its_last_line(invoke, tmp_path):
     assert ended.exit_code == 1
     [row] = json.loads(ended.stdout)["sentences"]
     assert row["verdict"] == "failed"
-    assert row["seen"] == "no attempt came after its start (status 7: work)"
+    assert row["seen"] == "no attempt came after its start (status 7: work) (in connects)"
     assert (tmp_path / "kit" / "connects" / "output-1.txt").read_text() == "no\nwork\n"
 
 

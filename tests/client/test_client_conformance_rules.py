@@ -317,6 +317,8 @@ def test_a_sentence_that_failed_once_has_failed():
     report = Report(frozenset({Sentence.PONG, Sentence.FINAL, Sentence.HELLO}))
     report.add(Finding(Sentence.PONG, ok=False, seen="no\npong"), Finding(Sentence.PONG, ok=True))
     report.add(Finding(Sentence.FINAL, ok=True), Finding(Sentence.NONCE, ok=False))
+    report.of("heartbeat").add(Finding(Sentence.PONG, ok=False, seen="another one"))
+    report.of("lost").add(Finding(Sentence.PONG, ok=False, seen="another one"))
     report.skip(Sentence.HELLO, "there was no session")
 
     assert [report.verdict(one) for one in (Sentence.PONG, Sentence.FINAL, Sentence.HELLO)] == [
@@ -330,7 +332,7 @@ def test_a_sentence_that_failed_once_has_failed():
     assert rows == {
         "final": ("passed", ""),
         "hello": ("not tried", "there was no session"),
-        "pong": ("failed", "no pong"),
+        "pong": ("failed", "no pong; another one (in heartbeat)"),
     }
 
 
