@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import re
 import secrets
@@ -82,20 +81,9 @@ class Admin:
         self.faults: list[str] = []
         self.expected: set[int] = set()
         self.may_be_cut_off = False
-        for event, listener in self._listeners.items():
-            context.on(event, listener)
-
-    @functools.cached_property
-    def _listeners(self) -> dict[str, Any]:
-        return {"weberror": self._error, "console": self._console, "request": self._request}
-
-    def leave(self) -> None:
-        """Note no more of what goes wrong in this profile."""
-        for event, listener in self._listeners.items():
-            self.context.remove_listener(event, listener)
-
-    def _error(self, raised: Any) -> None:
-        self.faults.append(f"page error: {raised.error}")
+        context.on("weberror", lambda raised: self.faults.append(f"page error: {raised.error}"))
+        context.on("console", self._console)
+        context.on("request", self._request)
 
     def _console(self, message: Any) -> None:
         load = _FAILED_LOAD.match(message.text)

@@ -1,6 +1,4 @@
-"""Chromium once, a gateway for each test, all in one loop.
-
-Tests share one browser profile, without its cookies; each gateway has a port, and so an origin, of its own.
+"""Chromium once, a gateway and a browser profile for each test, all in one loop.
 
 Without Chromium the tests are skipped and say so; where it has to be there (CI, or
 ICE_REQUIRE_BROWSER=1) they fail.
@@ -15,16 +13,10 @@ from playwright.async_api import expect
 from tests.browser.admin import Admin, chromium, require_chromium
 from tests.support.harness import harness, marked
 
-USUAL = {"locale": "en-GB", "timezone_id": "Asia/Tokyo", "reduced_motion": "reduce"}
-"""The viewer does not sit in UTC."""
+ZONE = "Asia/Tokyo"
+"""Where the viewer sits: not in UTC."""
 
 expect.set_options(timeout=8000)
-
-
-def pytest_configure(config):
-    config.addinivalue_line(
-        "markers", "own_profile: changes what a browser profile keeps: scripts, the clock"
-    )
 
 
 def pytest_collection_modifyitems(items):
@@ -41,21 +33,6 @@ async def browser():
         yield launched
 
 
-@pytest_asyncio.fixture(loop_scope="session", scope="session")
-async def profile(browser):
-    """The profile that tests share: to make one takes as long as to load a page.
-
-    The page that stays open in it keeps the process that renders pages of its host.
-    """
-    context = await browser.new_context(**USUAL)
-    context.set_default_timeout(8000)
-    kept = await context.new_page()
-    await kept.route("**", lambda route: route.fulfill(body="", content_type="text/html"))
-    await kept.goto("http://127.0.0.1/")
-    yield context
-    await context.close()
-
-
 @pytest_asyncio.fixture(loop_scope="session")
 async def running(tmp_path, request):
     """A gateway with an admin `root` and a member `alice`."""
@@ -64,16 +41,18 @@ async def running(tmp_path, request):
 
 
 @pytest_asyncio.fixture(loop_scope="session")
-async def new_admin(browser, profile, running):
-    """Makes admins; none may meet a fault.
-
-    The first without options has the shared profile, unless `own_profile`; the others each have one of their own.
-    """
+async def new_admin(browser, running):
+    """Makes admins, each in a browser profile of their own; none may meet a fault."""
     admins = []
 
-    async def make(user="root", *, own_profile=False, **options):
-        own_profile = own_profile or options or any(each.context is profile for each in admins)
-        context = await browser.new_context(**(USUAL | options)) if own_profile else profile
+    async def make(user="root", **options):
+        options = {
+            "locale": "en-GB",
+            "timezone_id": ZONE,
+            "reduced_motion": "reduce",
+            **options,
+        }
+        context = await browser.new_context(**options)
         context.set_default_timeout(8000)
         admin = Admin(context, running)
         admins.append(admin)
@@ -83,23 +62,14 @@ async def new_admin(browser, profile, running):
 
     yield make
     for admin in admins:
-        admin.leave()
-        if admin.context is profile:
-            for page in profile.pages[1:]:
-                await page.close()
-            await profile.clear_cookies()
-            await profile.clear_permissions()
-            await profile.set_offline(offline=False)
-        else:
-            await admin.context.close()
+        await admin.context.close()
     assert [fault for admin in admins for fault in admin.faults] == []
 
 
 @pytest_asyncio.fixture(loop_scope="session")
-async def admin(new_admin, request):
-    """The admin `root`, logged in; in a profile of their own for a test with the mark `own_profile`."""
-    marked = request.node.get_closest_marker("own_profile")
-    return await new_admin(own_profile=marked is not None)
+async def admin(new_admin):
+    """The admin `root`, logged in."""
+    return await new_admin()
 
 
 @pytest_asyncio.fixture(loop_scope="session")

@@ -6,7 +6,6 @@ import asyncio
 import re
 from pathlib import Path
 
-import pytest
 from playwright.async_api import expect
 
 from tests.browser.admin import (
@@ -177,7 +176,6 @@ async def test_leaving_the_page_with_a_token_open_is_asked_about(page):
     await expect(page.locator("#token")).to_have_value(token)
 
 
-@pytest.mark.own_profile
 async def test_token_can_be_copied_where_the_browser_has_no_clipboard(admin, running):
     await admin.context.add_init_script(
         "Object.defineProperty(navigator, 'clipboard', {value: undefined});"

@@ -71,7 +71,6 @@ async def test_what_happens_is_shown_within_a_second(admin, running):
     await expect(reason).to_contain_text("Another machine", timeout=1000)
 
 
-@pytest.mark.own_profile
 async def test_without_shared_workers_each_visible_tab_has_a_stream(admin, running):
     await admin.context.add_init_script("delete globalThis.SharedWorker")
     pages = [await admin.open(), await admin.open()]

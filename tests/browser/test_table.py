@@ -138,7 +138,6 @@ async def test_news_that_was_not_answered_is_asked_for_again(admin, running, fau
     await expect(page.locator("#notices")).to_have_text("")
 
 
-@pytest.mark.own_profile
 async def test_times_are_the_viewers_with_utc_on_hover(page, running):
     await running.provision("lab-1")
     told = row(page, "lab-1").locator("time").last

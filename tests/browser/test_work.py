@@ -139,7 +139,6 @@ async def test_a_time_is_asked_for_what_is_scheduled_and_is_the_viewers(admin, r
     await expect(page.locator(f'[id="operation-{operation["id"]}"]')).to_contain_text("until")
 
 
-@pytest.mark.own_profile
 async def test_pages_follow_an_operation_and_ask_for_nothing_when_idle(admin, running):
     ice = await connected(running)
     pages = [await admin.open(address) for address in ("ices/lab-1", "operations?state=succeeded")]
