@@ -49,6 +49,6 @@ def test_a_bad_network_breaks_no_promise():
 def test_what_is_broken_on_purpose_is_found_out(mutation, kind, line, said):
     """Or else the torture would prove nothing."""
     how = ("--kind", kind, "--line", line, "--seconds", "6", "--seed", "1")
-    done = torture("--rounds", "8", "--mutate", mutation, *how)
+    done = torture("--rounds", "4", "--mutate", mutation, *how)
     assert done.returncode == 1, f"{mutation} was to be found out: {done.stdout + done.stderr}"
     assert said in done.stdout, f"{mutation} was to be seen as {said!r}: {done.stdout}"
