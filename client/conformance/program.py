@@ -129,3 +129,20 @@ class Program:
         if self._place.enrols:
             findings.append(Finding(Sentence.ENROL_SECRET_KEPT, secret not in text, seen))
         return findings
+
+    def judge_stored(self, secret: str) -> list[Finding]:
+        """Whether it has stored the secret of an enrolment key."""
+        if not self._place.enrols:
+            return []
+        files = [path for path in self._place.state_dir.rglob("*") if path.is_file()]
+        random = secret.rpartition("_")[2].encode()
+        found = [path.name for path in files if random in _content(path)]
+        seen = f"it is in {', '.join(found)}"
+        return [Finding(Sentence.ENROL_SECRET_KEPT, not found, seen)]
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:  # nobody may read it
+        return b""

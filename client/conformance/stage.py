@@ -128,10 +128,11 @@ class Stage:
         await self.start()
 
     async def end(self) -> None:
-        """Kill what runs, and look at what was printed."""
+        """Kill what runs, and look at what was printed and stored."""
         for program in self._programs:
             await program.kill()
             self.report.add(*program.judge_output(self.gateway.token, self.gateway.secret))
+            self.report.add(*program.judge_stored(self.gateway.secret))
 
     # --- attempts ------------------------------------------------------------------------------------
 

@@ -121,6 +121,15 @@ def test_what_a_program_prints_is_searched_for_the_token(invoke):
     assert "see " in ended.stdout
 
 
+def test_what_a_program_stores_is_searched_for_the_secret(invoke):
+    """Also where it does nothing else that it should."""
+    program = "import os, shutil; os.mkdir(kept := os.environ['ICE_CLIENT_STATE_DIR']); shutil.copy(os.environ['ICE_CLIENT_ENROLMENT_KEY_FILE'], kept)"
+    ended = invoke("--enrolment", "--only", "enrol-secret-kept", program=program)
+    assert ended.exit_code == 1
+    assert ended.stdout.startswith("failed     enrol-secret-kept")
+    assert "it is in enrolment-key.txt (in enrols)" in ended.stdout
+
+
 def test_a_command_that_is_none_and_a_folder_in_use_are_usage(invoke, tmp_path):
     (tmp_path / "file").touch()
     assert invoke(folder=tmp_path).exit_code == 2

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from functools import partial
-from pathlib import Path
 from typing import Final
 
 from client.conformance.enrolment_rules import is_enrolment
@@ -39,7 +38,6 @@ async def _enrols(stage: Stage) -> None:
     keys = {one.proof.thumbprint for one in (first, second, third, fourth, attempt)}
     stage.check(Sentence.ENROL_KEY, len(keys) == 1, f"{len(keys)} keys were used")
     await stage.admit(attempt)
-    _check_stored(stage)
     await stage.restart()
     again = await stage.attempt(Sentence.ENROL_TOKEN)
     stage.check(Sentence.ENROL_TOKEN, not is_enrolment(again.request), "it enrolled again")
@@ -61,20 +59,6 @@ async def _granted(stage: Stage, asked: Attempt, *, status: int) -> Attempt:
     used = attempt.request.all("Authorization") == [f"DPoP {stage.gateway.token}"]
     stage.check(Sentence.ENROL_TOKEN, used, f"it asked for {attempt.request.target} without it")
     return attempt
-
-
-def _check_stored(stage: Stage) -> None:
-    secret = stage.gateway.secret.rpartition("_")[2].encode()
-    files = [path for path in stage.place.state_dir.rglob("*") if path.is_file()]
-    found = [path.name for path in files if secret in _content(path)]
-    stage.check(Sentence.ENROL_SECRET_KEPT, not found, f"it is in {', '.join(found)}")
-
-
-def _content(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError:  # the program has just replaced it
-        return b""
 
 
 async def _waits(stage: Stage) -> None:
