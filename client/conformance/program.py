@@ -70,6 +70,16 @@ class Place:
             words = [word.replace(name, value) for word in words]
         return words
 
+    def judge_stored(self, secret: str) -> list[Finding]:
+        """Whether the program has stored the secret of an enrolment key."""
+        if not self.enrols:
+            return []
+        files = [path for path in self.state_dir.rglob("*") if path.is_file()]
+        _, _, random = secret.split("_", 2)  # the last part, base64url, may have one, too
+        found = [path.name for path in files if random.encode() in _content(path)]
+        seen = f"it is in {', '.join(found)}"
+        return [Finding(Sentence.ENROL_SECRET_KEPT, not found, seen)]
+
 
 class Program:
     """One process of the ICE program, with its output in a file."""
@@ -129,16 +139,6 @@ class Program:
         if self._place.enrols:
             findings.append(Finding(Sentence.ENROL_SECRET_KEPT, secret not in text, seen))
         return findings
-
-    def judge_stored(self, secret: str) -> list[Finding]:
-        """Whether it has stored the secret of an enrolment key."""
-        if not self._place.enrols:
-            return []
-        files = [path for path in self._place.state_dir.rglob("*") if path.is_file()]
-        random = secret.rpartition("_")[2].encode()
-        found = [path.name for path in files if random in _content(path)]
-        seen = f"it is in {', '.join(found)}"
-        return [Finding(Sentence.ENROL_SECRET_KEPT, not found, seen)]
 
 
 def _content(path: Path) -> bytes:

@@ -132,7 +132,7 @@ class Stage:
         for program in self._programs:
             await program.kill()
             self.report.add(*program.judge_output(self.gateway.token, self.gateway.secret))
-            self.report.add(*program.judge_stored(self.gateway.secret))
+        self.report.add(*self.place.judge_stored(self.gateway.secret))
 
     # --- attempts ------------------------------------------------------------------------------------
 

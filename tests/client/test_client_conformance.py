@@ -7,6 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from client.cli import main
+from client.conformance.program import Place
 from client.conformance.report import Report
 from client.conformance.runner import run, scenarios_for, status_of
 from client.conformance.scenarios import SCENARIOS
@@ -128,6 +129,18 @@ def test_what_a_program_stores_is_searched_for_the_secret(invoke):
     assert ended.exit_code == 1
     assert ended.stdout.startswith("failed     enrol-secret-kept")
     assert "it is in enrolment-key.txt (in enrols)" in ended.stdout
+
+
+def test_a_part_of_the_secret_is_not_the_secret(tmp_path):
+    """It is base64url, so it may have a `_` anywhere."""
+    place = Place("", tmp_path, enrols=True)
+    place.state_dir.mkdir()
+    key = place.state_dir / "key"
+    random = f"{'s' * 40}_s"
+    for text, kept in (("s", True), (random, False)):
+        key.write_text(text)
+        [finding] = place.judge_stored(f"iceek_{'0' * 32}_{random}")
+        assert finding.ok is kept
 
 
 def test_a_command_that_is_none_and_a_folder_in_use_are_usage(invoke, tmp_path):
