@@ -257,6 +257,7 @@ def runs_table(runs: list[Run]) -> list[str]:
 
     rows: list[tuple[str, Callable[[Run], str]]] = [
         ("date", lambda run: str(run["date"])),
+        ("load average of the machine before it", lambda run: number(run["facts"]["load"]) if "load" in run["facts"] else "not noted"),
         ("idle for, s", lambda run: number(run["facts"]["idle_s"])),
         ("first admissions/s", lambda run: _cell(run, "ramp", "per_s")),
         ("a page of 50 ICEs, p50 · p99, ms", lambda run: _both(run, "idle", "page_ms")),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import random
 import signal
 import socket
@@ -303,7 +304,7 @@ def _free_port() -> int:
 
 async def play(plan: Plan) -> Outcome:
     """The whole run. Raises RuntimeError where it cannot go on."""
-    began = time.monotonic()
+    began, load = time.monotonic(), os.getloadavg()[0]
     async with contextlib.AsyncExitStack() as stack:
         server = await asyncio.to_thread(lambda: stack.enter_context(postgres(*_SETTINGS)))
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ice-scale-")))
@@ -324,7 +325,7 @@ async def play(plan: Plan) -> Outcome:
         await stack.enter_async_context(running(nodes))
         story = Story(plan, server, nodes, ices, token)
         prepared = time.monotonic() - began
-        story.outcome.facts.update(prepared_s=prepared, entries_database=_size(server))
+        story.outcome.facts.update(load=load, prepared_s=prepared, entries_database=_size(server))
         print(f"{ices.size:,} ICEs prepared in {prepared:.0f} s", flush=True)
         await story.empty()
         await story.ramp()

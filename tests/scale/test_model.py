@@ -69,7 +69,7 @@ def phases(nodes: int) -> dict:
 def run(nodes: int, ices: int = ICES, **more) -> dict:
     return {
         "ices": ices, "nodes": nodes, "bystander": False, "phases": phases(nodes), "faults": [],
-        "facts": {"idle_s": 60.0}, "date": "2026-01-01",
+        "facts": {"idle_s": 60.0, "load": 0.1}, "date": "2026-01-01",
         "machine": {"CPU": "one", "cores": "2", "memory": "24 GiB", "kernel": "Linux"},
         **more,
     }  # fmt: skip

@@ -170,7 +170,12 @@ def _logged(log: Path) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--hours", type=float, default=2.0)
+    parser.add_argument(
+        "--hours",
+        type=float,
+        default=2.0,
+        help="with less than 0.17 rows are not yet as many as are kept",
+    )
     parser.add_argument("--every", type=float, default=5.0, help="minutes between two looks")
     parser.add_argument("--ices", type=int, default=20)
     parser.add_argument("--engine", choices=("sqlite", "postgresql"), default="sqlite")
