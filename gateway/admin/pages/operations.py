@@ -145,11 +145,12 @@ async def operations_page(
     more = unfinished = False
     if where is not None:
         operations = context.operations
-        page, more = await operations.page(where, limit, before, brief=True)
-        unfinished = any(not item.operation.is_finished for item in page)
-        if where.state is not None and not unfinished:
-            # An operation that is not shown may come into the filter's state.
+        if where.state is not None:
+            # An operation that is not shown may come into the filter's state. Asked for first: one that finishes between
+            # the two reads would otherwise never be shown.
             unfinished = await operations.any_unfinished(replace(where, state=None), before)
+        page, more = await operations.page(where, limit, before, brief=True)
+        unfinished = unfinished or any(not item.operation.is_finished for item in page)
     found = [operation_access.listed(caller, item.operation) for item in page]
     why = await _waits(context, found)
     operates_pools = operation_access.operates_pools(caller)

@@ -11,6 +11,7 @@ import pytest_asyncio
 
 from gateway.core.ice import IceType
 from gateway.core.roles import Role
+from gateway.store.operations import Operations
 from tests.support.harness import ADMIN
 from tests.support.pages import said
 from tests.support.work import (
@@ -266,6 +267,27 @@ async def test_the_fleets_page_is_live_while_what_it_shows_may_change(running, b
     await in_state(running, operation, "succeeded")
     for query in ("", "state=running", "state=succeeded"):
         assert not await live(query), query
+
+
+async def test_an_operation_that_finishes_while_the_page_is_read_is_shown_by_the_next_look(
+    running, root, monkeypatch
+):
+    ice = await connected(running)
+    operation = await asked(running.admin)
+    await take(ice)
+    page = Operations.page
+
+    async def then_finish(*args, **kwargs):
+        found = await page(*args, **kwargs)
+        monkeypatch.undo()
+        await finished(ice, operation, result=1)
+        await in_state(running, operation, "succeeded")
+        return found
+
+    monkeypatch.setattr(Operations, "page", then_finish)
+    answer = await root.get("operations?state=succeeded")
+    assert f"operation-{operation}" not in answer.text
+    assert "data-unfinished" in answer.text, "the page was expected to look again"
 
 
 # --- cancelled ---------------------------------------------------------------------------------
