@@ -7,7 +7,7 @@ a node reads what the others wrote (a pause lies between two). A million ICEs ar
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,10 +62,10 @@ class Parameters:
     follow: float
     """Seconds of each other node for an admission of a crowd."""
     round: Round
-    ice_pages: float
-    """Pages of the tables and indexes of presence for each ICE."""
+    ice_pages: tuple[float, ...]
+    """Pages of each table and index of presence for each ICE."""
     pages_touched: float
-    """By one that goes and comes."""
+    """Of each of them, by one that goes and comes back. It is less than 1: some indexes change seldom."""
     logged: float
     """Bytes of the gateway's log for each admission."""
 
@@ -114,7 +114,7 @@ def parameters(alone: Phases, together: Phases, ices: int) -> Parameters:
 
     admission = cost("ramp", alone["ramp"]["admitted"])
     churn = cost("churn", moves(alone["churn"]))
-    pages = float(alone["churn"]["relation_pages"])
+    pages = [float(count) for count in alone["churn"]["relation_pages"].values()]
     few = together["churn"]
     seconds, nodes = float(few["seconds"]), len(few["node_cpu"])
     made = seconds * rounds(moves(few) / seconds * churn.writes)
@@ -144,7 +144,7 @@ def parameters(alone: Phases, together: Phases, ices: int) -> Parameters:
         ),
         # An image is mostly smaller than a page: what is left of the log would be too little.
         coming_and_going=Cost(**{**vars(churn), "wal": max(churn.wal, admission.wal)}),
-        ice_pages=pages / ices,
+        ice_pages=tuple(count / ices for count in pages),
         pages_touched=touched(pages, alone["churn"]["page_images"], moves(alone["churn"])),
         logged=alone["ramp"]["logged"] / alone["ramp"]["admitted"],
     )
@@ -161,15 +161,19 @@ def moves(phase: Mapping[str, Any]) -> float:
     return max(1.0, (came + went) / 2 if went else came)
 
 
-def images(pages: float, touches: float) -> float:
-    """How many of so many pages are touched at least once, each touch at a random one."""
-    return pages * -math.expm1(-touches / pages)
+def images(pages: Iterable[float], touches: float) -> float:
+    """How many pages are touched at least once, where each table and index of so many pages is at so many random ones."""
+    return sum(of * -math.expm1(-touches / of) for of in pages if of)
 
 
-def touched(pages: float, seen: float, events: float) -> float:
-    """How many pages an event touches, where `events` touched `seen` different ones of `pages`."""
-    share = min(0.99, seen / pages)
-    return -pages * math.log1p(-share) / max(1.0, events)
+def touched(pages: Collection[float], seen: float, events: float) -> float:
+    """How many pages of each table and index an event touches, where `events` touched `seen` different ones."""
+    low, high = 0.0, 1e3
+    for _ in range(60):
+        middle = (low + high) / 2
+        enough = images(pages, middle * events) >= seen
+        low, high = (low, middle) if enough else (middle, high)
+    return high
 
 
 @dataclass(frozen=True)
@@ -204,7 +208,7 @@ def predict(
     each = ices / nodes
     idle = given.base_cpu + each * given.session_cpu
     come, many = given.coming_and_going, given.admission
-    pages = max(1.0, ices * given.ice_pages)
+    pages = [ices * count for count in given.ice_pages]
     whole = images(pages, rate * since * given.pages_touched) / since
     # A node admits one of n, and follows the others.
     shared = many.node + (nodes - 1) * given.follow

@@ -122,11 +122,13 @@ def sample(server: Postgres, database: str, pids: list[int], logs: list[Path]) -
     )
 
 
-def pages_of(server: Postgres, database: str) -> int:
-    """Pages of the tables and indexes that presence writes."""
-    size = server.sql(
-        "SELECT sum(pg_total_relation_size(oid)) FROM pg_class WHERE relname IN"
+def pages_of(server: Postgres, database: str) -> dict[str, int]:
+    """Pages of each table and index that presence writes, by name."""
+    rows = server.sql(
+        "SELECT c.relname, pg_relation_size(c.oid) FROM pg_class c LEFT JOIN pg_index i ON i.indexrelid = c.oid"
+        " JOIN pg_class t ON t.oid = coalesce(i.indrelid, c.oid) WHERE t.relname IN"
         " ('ice_tokens', 'ice_sessions', 'ice_connections', 'ice_proofs', 'ice_instances', 'ice_away')",
         database=database,
     )
-    return int(float(size.strip())) // 8192
+    found = (row.split("|") for row in rows.split())
+    return {name: int(size) // 8192 for name, size in found}
