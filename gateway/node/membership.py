@@ -54,6 +54,8 @@ _COMPARE_PAUSE: Final = 20
 """How many times as long as it took is waited before all sessions of all nodes are compared again. That finds the moved
 ICEs whose news was missed: the numbers of news are not always in the order of the commits.
 """
+_LONGEST_COMPARE_PAUSE: Final = 30.0
+"""Seconds after which they are compared in any case: a line that was slow once must not put it off for minutes."""
 
 _log = structlog.get_logger()
 
@@ -268,7 +270,8 @@ class Membership:
                 if (began := boottime()) > compare_at:
                     await self._supersede()
                     ended = boottime()
-                    compare_at = ended + max(self._sweep_interval, _COMPARE_PAUSE * (ended - began))
+                    pause = min(_COMPARE_PAUSE * (ended - began), _LONGEST_COMPARE_PAUSE)
+                    compare_at = ended + max(self._sweep_interval, pause)
                 if boottime() - swept > self._sweep_interval:
                     swept = boottime()
                     await self._sync_lease_time()
