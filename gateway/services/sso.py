@@ -79,7 +79,7 @@ class LoggedIn:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why nobody is logged in: for the log, and as a sentence for the person with the status of the page.
+    """Why a login is refused: for the log, and as a sentence for the person with the status of the page.
 
     The next attempt may follow after `wait` seconds.
     """

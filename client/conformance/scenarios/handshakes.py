@@ -129,7 +129,7 @@ async def _one_process(stage: Stage) -> None:
 
 
 def _untrusted() -> ssl.SSLContext:
-    """A server with a certificate that nobody has signed."""
+    """A server with a self-signed certificate."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "conformance")])
     now = datetime.now(UTC)

@@ -105,7 +105,7 @@ class SqliteEngine:
 
     def _committed(self) -> None:
         if self._writes.logged:
-            # Whoever follows other tables finds their changes at its next look.
+            # Only the follower of the log waits for this; readers of other tables poll.
             self.changed.set()
         if self._serving and self._sweeping is None:
             self._sweeping = asyncio.create_task(self._sweep(), name="checkpoint")

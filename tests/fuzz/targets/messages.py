@@ -1,6 +1,6 @@
 """Messages of an ICE: acted on, answered or refused as JSON-RPC 2.0 and the protocol say; the connection closes by 1008 alone.
 
-An input holds messages with a zero byte between. The observer of the session notes what it is told.
+An input holds messages with a zero byte between. The session's observer records its calls.
 """
 
 from __future__ import annotations
@@ -168,7 +168,7 @@ def _check_answers(message: Any, noted: Noted) -> None:
 
 
 class _Told:
-    """What holds of what an observer is told."""
+    """The property of an observer's calls."""
 
     @staticmethod
     def greeted(hello: Any, running: Any, accepts: Any, instance: Any) -> None:
