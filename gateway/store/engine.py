@@ -95,7 +95,10 @@ class Transaction(Protocol):
 
 
 Unit = Callable[[Transaction], Awaitable[T]]
-"""Work for one transaction. It may run again if its group was rolled back."""
+"""Work for one transaction. It may run again if its group was rolled back.
+
+It awaits nothing but its transaction, and leaves alone what belongs to the loop: SQLite runs it in a thread.
+"""
 
 
 Fetch = Callable[..., Awaitable[list[Row]]]
@@ -170,7 +173,7 @@ def rows_of(number: int, *columns: str) -> str:
     """SQL for the rows of the JSON list of lists in parameter `number`, as `columns`.
 
     A column holds text; a `#` before its name makes it an integer, a `~` a float. One statement for many rows
-    saves a thread switch (SQLite) or a round trip (PostgreSQL) for each row.
+    saves a call of SQLite, or a round trip to PostgreSQL, for each row.
     """
     values = []
     for place, column in enumerate(columns):

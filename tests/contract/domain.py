@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import hashlib
 import sqlite3
+import threading
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 
@@ -205,6 +206,30 @@ async def unguarded(engine):
             await transaction.run(f"DROP TRIGGER IF EXISTS ice_events_{name} {on}")
 
     await engine.write(unit)
+
+
+# --- units that stop -----------------------------------------------------------------------------
+
+
+class Halt:
+    """Where a unit stops half-way until it is let on: in a thread on SQLite, on the loop on PostgreSQL."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.reached = asyncio.Event()
+        self._on_loop = asyncio.Event()
+        self._in_thread = threading.Event()
+
+    async def stop(self) -> None:
+        self._loop.call_soon_threadsafe(self.reached.set)
+        if threading.current_thread() is threading.main_thread():
+            await self._on_loop.wait()
+        else:
+            assert self._in_thread.wait(PATIENCE), "somebody was expected to let the unit on"
+
+    def go(self) -> None:
+        self._on_loop.set()
+        self._in_thread.set()
 
 
 # --- an engine that can fail ---------------------------------------------------------------------

@@ -8,7 +8,7 @@ import json
 import pytest
 
 from gateway.store.engine import StoreUnavailable, as_json, is_in, rows_of
-from tests.contract.domain import PATIENCE, RULE_BROKEN, an_event, append, refusing, soon
+from tests.contract.domain import PATIENCE, RULE_BROKEN, Halt, an_event, append, refusing, soon
 
 _GIVEN = f"SELECT name, name, role, '' FROM {rows_of(1, 'name', 'role')}"  # noqa: S608 - our own columns
 _INSERT_MANY = f"INSERT INTO users (name, name_folded, role, createdon) {_GIVEN}"
@@ -29,17 +29,12 @@ def adding(*names, role="member", seen=None):
     return unit
 
 
-class Held:
+class Held(Halt):
     """A unit that stops half-way until it is let on."""
-
-    def __init__(self) -> None:
-        self.halfway = asyncio.Event()
-        self.on = asyncio.Event()
 
     async def __call__(self, transaction):
         await transaction.run(_INSERT, "half", "member")
-        self.halfway.set()
-        await self.on.wait()
+        await self.stop()
         await transaction.run(_INSERT, "whole", "member")
 
 
@@ -51,7 +46,7 @@ async def hold(engine):
     """Occupy the writer; returns the held unit and the task that asked for it."""
     held = Held()
     task = asyncio.create_task(engine.write(held))
-    await soon(held.halfway.wait(), "the start of a unit")
+    await soon(held.reached.wait(), "the start of a unit")
     return held, task
 
 
@@ -66,7 +61,7 @@ async def test_units_that_wait_share_one_transaction(engine):
     held, task = await hold(engine)
     seen: list = []
     tasks = await waiting(engine, *(adding(f"u{n}", seen=seen) for n in range(100)))
-    held.on.set()
+    held.go()
     answers = await soon(asyncio.gather(task, *tasks), "the end of all units")
     assert answers[1:] == [(f"u{n}",) for n in range(100)], "each asker was expected its own answer"
     assert len(seen) == 100
@@ -85,7 +80,7 @@ async def test_a_unit_that_fails_undoes_itself_only(engine, role, failure):
 
     held, task = await hold(engine)
     tasks = await waiting(engine, adding("before"), failing, adding("after"))
-    held.on.set()
+    held.go()
     await soon(task, "the end of the unit that was held")
     with refusing(failure, "the unit that breaks off"):
         await soon(tasks[1], "the end of the failing unit")
@@ -108,7 +103,7 @@ async def test_a_unit_whose_asker_goes_away_is_done_or_not_but_never_half(engine
         asker.cancel()
     ends = await asyncio.gather(*gone, return_exceptions=True)
     assert [type(end) for end in ends] == [asyncio.CancelledError] * 3
-    held.on.set()
+    held.go()
     await soon(kept, "the end of the unit whose asker stayed")
     found = await users(engine)
     assert "kept" in found
@@ -127,7 +122,7 @@ async def test_nobody_reads_what_is_not_committed(engine):
     for read in (engine.fetch, engine.look_up, engine.follow):
         rows = await soon(read("SELECT 1 FROM users WHERE name = 'half'"), "reading meanwhile")
         assert rows == [], f"{read} was expected to see committed rows alone"
-    held.on.set()
+    held.go()
     await soon(task, "the commit")
     assert {"half", "whole"} <= await users(engine)
 
@@ -161,13 +156,30 @@ async def test_closing_finishes_what_was_begun(open_store):
         [queued] = await waiting(engine, adding("queued"))
         closing = asyncio.create_task(engine.close())
         await asyncio.wait([closing], timeout=0)
-        held.on.set()
+        held.go()
         await asyncio.wait_for(asyncio.gather(task, queued, closing), PATIENCE)
         for late in (engine.write(adding("late")), engine.fetch("SELECT 1")):
             with refusing(StoreUnavailable, "work after closing"):
                 await late
     async with open_store(serving=True) as engine:
         assert await users(engine) == {"half", "whole", "queued"}
+
+
+async def test_a_unit_that_waits_for_anything_else_is_refused(open_store):
+    """It would stop the thread of SQLite, and with it every other write."""
+
+    async def waiting_for_time(transaction):
+        await adding("half")(transaction)
+        await asyncio.sleep(0)
+
+    async with open_store(serving=True) as engine:
+        if engine.shared:
+            return  # a unit on PostgreSQL runs on the loop
+        with refusing(RuntimeError, "a unit that waits") as why:
+            await engine.write(waiting_for_time)
+        assert why.text == "a unit waits for something other than its transaction"
+        await engine.write(adding("next"))
+        assert await users(engine) == {"next"}
 
 
 def test_a_parameter_of_rows_holds_no_nul():

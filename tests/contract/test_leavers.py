@@ -21,6 +21,7 @@ from gateway.store.key_file import KeyStore
 from tests.contract.domain import (
     NOW,
     ROOT,
+    Halt,
     account_service,
     add,
     add_registered,
@@ -230,21 +231,20 @@ async def test_a_registration_that_is_first_is_seen(open_store, engine, book, wa
     """It commits on another node, while the user is being disabled here."""
     ice = an_ice("lab-1")
     await add(engine, ice)
-    standing, on = asyncio.Event(), asyncio.Event()
+    halt = Halt()
 
     async def register(transaction):
         logged = await ices.swap(transaction, ice, registered(ice), an_event("register", ice))
-        standing.set()
-        await on.wait()
+        await halt.stop()
         return logged
 
     async with open_store() as elsewhere:
         first = asyncio.create_task(elsewhere.write(register))
-        await soon(standing.wait(), "the registration")
+        await soon(halt.reached.wait(), "the registration")
         second = asyncio.create_task(book.disable(ROOT, "alice", wanted))
         if engine.shared:
             await soon(waits_for_a_lock(engine), "the wait for the registration")
-        on.set()
+        halt.go()
         assert await soon(first, "the registration") is not None
         done = await soon(second, "the end of the user")
     [left] = done.left.ices

@@ -23,6 +23,7 @@ from gateway.store.pools import PoolCounts, Pools, PoolUse
 from tests.contract.domain import (
     NOW,
     ROOT,
+    Halt,
     a_connection,
     add,
     add_registered,
@@ -208,20 +209,19 @@ async def test_pools_are_bounded(engine):
 async def test_a_pool_is_deleted_only_before_or_after_it_is_requested(engine):
     """A request holds the pool's row until its operation is there."""
     await add_pool(engine, POOL)
-    found, go = asyncio.Event(), asyncio.Event()
+    halt = Halt()
 
     async def requesting(transaction):
         assert await pools.find(transaction, "GPU") == POOL
-        found.set()
-        await go.wait()
+        await halt.stop()
         new = Operation.request(
             "one", None, OperationKind.REMOTE_EXECUTE, b"1", requested_by="root", now=NOW
         )
         await operations.insert(transaction, replace(new, pool="GPU"))
 
     request = asyncio.create_task(engine.write(requesting))
-    await soon(found.wait(), "the request")
+    await soon(halt.reached.wait(), "the request")
     delete = asyncio.create_task(service(engine).delete(ROOT, "gpu"))
-    go.set()
+    halt.go()
     await soon(request, "its operation")
     assert (await soon(delete, "the deletion")).code == "in-use"

@@ -71,15 +71,15 @@ def fail_commits(writer, monkeypatch):
 
     def fail(*names):
         errors = list(map(failure, names))
-        really_execute = writer.execute
+        really_execute = writer._conn.execute
 
-        async def execute(sql, *args):
+        def execute(sql, *args):
             if sql == "COMMIT" and errors:
-                await really_execute("ROLLBACK")
+                really_execute("ROLLBACK")
                 raise errors.pop(0)
-            return await really_execute(sql, *args)
+            return really_execute(sql, *args)
 
-        monkeypatch.setattr(writer, "execute", execute)
+        monkeypatch.setattr(writer._conn, "execute", execute)
 
     return fail
 

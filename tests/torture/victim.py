@@ -24,7 +24,7 @@ from gateway.runtime.logs import configure
 from gateway.services.bulk_actions import BulkActions
 from gateway.services.provisioning import Provisioning
 from gateway.store import events
-from gateway.store.sqlite.engine import SqliteWriter, _SqliteTransaction
+from gateway.store.sqlite.engine import SqliteWriter, _finished, _SqliteTransaction
 from tests.support.harness import settings_for
 
 ACTIONS = ("provision", "reprovision", "register", "reregister", "deregister", "disconnect", "bulk")
@@ -98,8 +98,8 @@ class _Doom:
             finally:
                 self._places = None
 
-        async def committed() -> None:
-            await commit()
+        def committed() -> None:
+            commit()
             if self._places is not None:
                 self._reach(COMMITTED)
 
@@ -183,15 +183,16 @@ def kill_itself(delay: float) -> None:
 
 def _answer_before_the_commit() -> None:
     async def early(self: SqliteWriter, group: Any) -> bool:
-        transaction = _SqliteTransaction(self._connection)
-        done = []
-        for unit, future in group:
-            done.append((future, await unit(transaction)))
-        await events.number(transaction)
-        for future, result in done:
+        def do() -> list[Any]:
+            transaction = _SqliteTransaction(self._sqlite)
+            results = [_finished(unit(transaction)) for unit, _ in group]
+            _finished(events.number(transaction))
+            return results
+
+        for (_, future), result in zip(group, await self._in_thread(do), strict=True):
             future.set_result(result)
         await asyncio.sleep(0.5)  # meanwhile those who asked are told
-        await self._commit()
+        await self._in_thread(self._commit)
         self._committed()
         return True
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -247,46 +247,78 @@ class SqliteWriter(Writer):
     async def transact(self, units: list[Unit[Any]]) -> list[Any]:
         """See `Writer.transact`."""
         with self._guard():
-            transaction = _SqliteTransaction(self._connection)
-            try:
-                results = [await unit(transaction) for unit in units]
-                head = await events.number(transaction)
-            except BaseException:
-                await self._roll_back()
-                raise
-            if transaction.begun:
-                await self._commit()
-        self.logged = bool(transaction.appended)
-        self._guard.check_committed()
-        self._record.committed(head)
+            results, self.logged = await self._in_thread(self._transact, units)
         return results
-
-    async def _commit(self) -> None:
-        try:
-            await self._connection.execute("COMMIT")
-        except sqlite3.DatabaseError as error:
-            await self._roll_back()
-            # A next commit overwrites the failed one in the write-ahead log, which then never happened.
-            if may_be_done(error) and await self.commit_fault() is not None:
-                raise self._guard.unknown(error) from error
-            raise
-
-    async def _roll_back(self) -> None:
-        if self._connection.in_transaction:  # SQLite may have done it by itself
-            await self._connection.execute("ROLLBACK")
 
     async def commit_fault(self) -> str | None:
         """See `Writer.commit_fault`."""
+        return self._guard.fault or await self._in_thread(self._commit_fault)
+
+    async def _in_thread(self, do: Callable[..., T], *args: object) -> T:
+        # A switch for the whole transaction, not for each statement; aiosqlite has no public method for
+        # that, and its minor version is pinned.
+        return await self._connection._execute(do, *args)  # type: ignore[no-any-return, no-untyped-call] # noqa: SLF001
+
+    # --- in the connection's thread --------------------------------------------------------------------
+
+    @property
+    def _sqlite(self) -> sqlite3.Connection:
+        return self._connection._conn  # noqa: SLF001
+
+    def _transact(self, units: list[Unit[Any]]) -> tuple[list[Any], bool]:
+        """The results of the units, and whether they logged events."""
+        transaction = _SqliteTransaction(self._sqlite)
+        try:
+            results = [_finished(unit(transaction)) for unit in units]
+            head = _finished(events.number(transaction))
+        except BaseException:
+            self._roll_back()
+            raise
+        if transaction.begun:
+            self._commit()
+        self._guard.check_committed()
+        self._record.committed(head)
+        return results, bool(transaction.appended)
+
+    def _commit(self) -> None:
+        try:
+            self._sqlite.execute("COMMIT")
+        except sqlite3.DatabaseError as error:
+            self._roll_back()
+            # A next commit overwrites the failed one in the write-ahead log, which then never happened.
+            if may_be_done(error) and self._commit_fault() is not None:
+                raise self._guard.unknown(error) from error
+            raise
+
+    def _roll_back(self) -> None:
+        if self._sqlite.in_transaction:  # SQLite may have done it by itself
+            self._sqlite.execute("ROLLBACK")
+
+    def _commit_fault(self) -> str | None:
         try:
             with self._guard():
                 try:
-                    await _change_nothing(_SqliteTransaction(self._connection))
-                    await self._connection.execute("COMMIT")
+                    _finished(_change_nothing(_SqliteTransaction(self._sqlite)))
+                    self._sqlite.execute("COMMIT")
                 finally:
-                    await self._roll_back()
+                    self._roll_back()
         except StoreUnavailable as error:
             return str(error)
         return None
+
+
+def _finished(work: Awaitable[T]) -> T:
+    """The result of a unit, which waits for nothing but its transaction, and that never suspends it.
+
+    Raises RuntimeError for a unit that waits for something else.
+    """
+    steps = work.__await__()
+    try:
+        next(steps)
+    except StopIteration as end:
+        return end.value  # type: ignore[no-any-return]
+    steps.close()
+    raise RuntimeError("a unit waits for something other than its transaction")
 
 
 async def _change_nothing(transaction: Transaction) -> None:
@@ -296,15 +328,15 @@ async def _change_nothing(transaction: Transaction) -> None:
 
 
 class _SqliteTransaction:
-    """Begins with its first statement, in the same thread switch."""
+    """Begins with its first statement; used in the connection's thread, and none of its methods suspends."""
 
-    def __init__(self, connection: aiosqlite.Connection) -> None:
+    def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
         self.appended: list[AppendedEvent] = []
         self.begun = False
 
     async def fetch(self, sql: str, *params: object) -> list[Row]:
-        return (await self._do(sql, params))[0]
+        return self._do(sql, params).fetchall()
 
     async def hold(self, sql: str, *params: object) -> list[Row]:
         return await self.fetch(sql, *params)  # no other connection writes
@@ -313,24 +345,15 @@ class _SqliteTransaction:
         pass  # no other connection writes
 
     async def run(self, sql: str, *params: object) -> int:
-        return (await self._do(sql, params))[1]
+        cursor = self._do(sql, params)
+        cursor.fetchall()  # a statement has changed its last row when it has returned its last
+        return cursor.rowcount
 
-    async def _do(self, sql: str, params: Sequence[object]) -> tuple[list[Row], int]:
-        """The rows of a statement, and the number of rows that it changed."""
-        do, self.begun = (_do if self.begun else _begin_and_do), True
-        # aiosqlite's own methods do less in one switch; its minor version is pinned for this.
-        connection = self._connection
-        return await connection._execute(do, connection._conn, sql, numbered(params))  # type: ignore[no-any-return, no-untyped-call] # noqa: SLF001
-
-
-def _begin_and_do(connection: sqlite3.Connection, sql: str, params: Any) -> tuple[list[Row], int]:
-    connection.execute("BEGIN IMMEDIATE")
-    return _do(connection, sql, params)
-
-
-def _do(connection: sqlite3.Connection, sql: str, params: Any) -> tuple[list[Row], int]:
-    cursor = connection.execute(sql, params)
-    return cursor.fetchall(), cursor.rowcount
+    def _do(self, sql: str, params: Sequence[object]) -> sqlite3.Cursor:
+        if not self.begun:
+            self._connection.execute("BEGIN IMMEDIATE")
+            self.begun = True
+        return self._connection.execute(sql, numbered(params))
 
 
 # --- opening -----------------------------------------------------------------------------------

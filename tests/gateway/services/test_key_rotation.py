@@ -198,17 +198,14 @@ async def test_a_commit_that_fails_says_that_the_file_may_be_changed(running, co
     failure.sqlite_errorcode = sqlite3.SQLITE_IOERR_WRITE
     connect = aiosqlite.connect
 
-    def failing(*args, **options):
-        connection = connect(*args, **options)
-        execute = connection.execute
+    def failing(*args, factory, **options):
+        class Failing(factory):
+            def execute(self, sql, *params):
+                if sql == "COMMIT":
+                    raise failure
+                return super().execute(sql, *params)
 
-        def fail_to_commit(sql, *params):
-            if sql == "COMMIT":
-                raise failure
-            return execute(sql, *params)
-
-        connection.execute = fail_to_commit
-        return connection
+        return connect(*args, factory=Failing, **options)
 
     # The gateway has its connections already: only the command's commits fail.
     with monkeypatch.context() as patched:
