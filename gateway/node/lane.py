@@ -55,16 +55,16 @@ class Lane:
 
 async def worker_of(session: Session, fetch: Fetch) -> tuple[Worker, float | None]:
     """What the session may be sent now, and the seconds until that changes although the ICE says nothing."""
-    ice, undecided = session.ice, None
+    name, ice_type, undecided = session.ice_name, session.ice_type, None
     open_for = asyncio.get_running_loop().time() - session.opened
     accepts = session.accepts
     if accepts is UNSET:
-        accepts = await work_queue.last_accepts(fetch, ice.ice_name)
+        accepts = await work_queue.last_accepts(fetch, name)
         if accepts is UNSET and open_for < FIRST_WAIT:
             undecided = FIRST_WAIT - open_for
-    kinds = may_be_sent(ice.ice_type, accepts, open_for, by_tagged_user=False)
-    owner_only = [kind for kind in OPERATIONS[ice.ice_type] if kind not in kinds]
+    kinds = may_be_sent(ice_type, accepts, open_for, by_tagged_user=False)
+    owner_only = [kind for kind in OPERATIONS[ice_type] if kind not in kinds]
     worker = Worker(
-        ice.ice_name, ice.ice_type, session.generation, session.id, ice.provisionedto, owner_only
+        name, ice_type, session.generation, session.id, session.provisionedto, owner_only
     )
     return worker, undecided

@@ -410,7 +410,7 @@ class Node:
             self.heartbeat.schedule(outcome)
             self.presence.opened(outcome)
             self.dispatcher.wake(outcome.ice_name)
-            self._meters.admitted(outcome.ice.ice_type)
+            self._meters.admitted(outcome.ice_type)
         elif outcome is not None and outcome.ice_name is not None:
             self.presence.refused(outcome.ice_name, outcome.problem.code, handshake.address)
         return outcome
@@ -439,7 +439,7 @@ class Node:
         self.hub.remove(session)
         self.dispatcher.wake(session.ice_name)
         self.presence.closed(session, code, superseded=session.ice_name in self.hub)
-        self._meters.ended(session.ice.ice_type, code)
+        self._meters.ended(session.ice_type, code)
         lost = session.transport.lost
         if not lost.done():
             self._closing.add(lost)

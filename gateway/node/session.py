@@ -14,7 +14,7 @@ from msgspec import UNSET, UnsetType
 from client import protocol
 from gateway import __version__
 from gateway.core.consent import Accepts, accepts_of
-from gateway.core.ice import OPERATIONS, Ice
+from gateway.core.ice import OPERATIONS, Ice, Status
 from gateway.core.operation import OperationError, failure, reason
 
 _MAX_FACT: Final = 255
@@ -138,11 +138,12 @@ class Session:
         "generation",
         "greeted",
         "hello",
-        "ice",
         "ice_name",
+        "ice_type",
         "id",
         "opened",
         "ping_due",
+        "provisionedto",
         "reading",
         "retry_after",
         "running",
@@ -164,9 +165,11 @@ class Session:
         observer: Observer,
         reading: float = 0.0,
     ) -> None:
-        self.ice = ice
+        # Not `ice` itself: its hashes and times, half a KiB, would be held as long as the session.
         self.ice_name = ice.ice_name
         """The name under which the hub holds this session."""
+        self.ice_type = ice.ice_type
+        self.provisionedto = ice.provisionedto
         self.generation = ice.generation
         """The generation that was admitted; an event of a higher one ends the session."""
         self.id = session_id
@@ -188,15 +191,14 @@ class Session:
 
     def welcome(self, heartbeat: float) -> bytes:
         """The encoded `ice.welcome`. `heartbeat` in seconds."""
-        ice = self.ice
         welcome = protocol.Welcome(
-            ice_name=ice.ice_name,
-            ice_type=ice.ice_type,
-            provisionedto=ice.provisionedto,
-            status=ice.status,
-            generation=ice.generation,
+            ice_name=self.ice_name,
+            ice_type=self.ice_type,
+            provisionedto=self.provisionedto,
+            status=Status.REGISTERED,  # no other is admitted
+            generation=self.generation,
             session=self.id,
-            operations=_OPERATIONS[ice.ice_type],
+            operations=_OPERATIONS[self.ice_type],
             heartbeat=heartbeat,
             server=f"ice-gateway/{__version__}",
         )
