@@ -24,6 +24,7 @@ def main() -> None:
 
         signals.install()
     try:
+        _import_structlog_alone()
         from gateway.cli import main as commands  # noqa: PLC0415 - a slow import
 
         commands()
@@ -38,6 +39,19 @@ def main() -> None:
             f"the gateway is not installed here, the client alone (no {package}):"
             " pip install 'ice-gateway[server]'"
         )
+
+
+def _import_structlog_alone() -> None:
+    """Import structlog without rich, of which it would load 70 modules (3 MiB) for tracebacks that we never show.
+
+    The commands that draw on a terminal import rich themselves.
+    """
+    if "rich" not in sys.modules:
+        sys.modules["rich"] = None  # type: ignore[assignment] # its import fails
+        try:
+            import structlog  # noqa: F401, PLC0415 - for later imports
+        finally:
+            del sys.modules["rich"]
 
 
 def _refuse(reason: str) -> NoReturn:

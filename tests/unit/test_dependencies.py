@@ -207,3 +207,24 @@ def test_a_gateway_on_postgresql_says_what_to_install(file_machine, tmp_path, wo
 def test_doctor_says_that_postgresql_needs_more(file_machine, tmp_path):
     done = run(file_machine, "-m", "gateway", "doctor", "--database", POSTGRESQL, cwd=tmp_path)
     assert "needs asyncpg: pip install 'ice-gateway[postgres]'" in done.stdout
+
+
+def test_a_gateway_does_not_hold_the_modules_that_draw_on_a_terminal():
+    """Loaded at once they would take 3 MiB of every gateway; a command loads them when it draws."""
+    command = (
+        "import sys; from gateway.__main__ import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "import gateway.app, structlog\n"
+        "print({'rich', 'pygments', 'structlog'} & sys.modules.keys())\n"
+        "from gateway.cli.output import show_table; from rich.console import Console"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", command, "--version"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert done.stdout.splitlines()[-1] == "{'structlog'}"
