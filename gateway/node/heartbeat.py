@@ -47,9 +47,14 @@ class Heartbeat:
             self._resumed = now
         self._last_sweep = now
         for session in self._sessions:
-            heard = max(session.transport.heard, self._resumed - self.interval)
-            if now - heard >= SILENT * self.interval:
+            # Nearly all are not due, twenty times a heartbeat: so this is their only check.
+            if now < session.ping_due:
+                continue
+            silent_at = max(session.transport.heard, self._resumed - self.interval) + (
+                SILENT * self.interval
+            )
+            if now >= silent_at:
                 session.close(CloseCode.HEARTBEAT_TIMEOUT)
-            elif now >= session.ping_due:
-                session.ping_due = now + self.interval
+            else:
+                session.ping_due = min(now + self.interval, silent_at)
                 session.transport.ping()

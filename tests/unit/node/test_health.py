@@ -157,6 +157,22 @@ def test_the_silent_are_dropped_and_the_others_are_not():
     assert (silent.closed, heard.closed) == (4203, None)
 
 
+def test_who_falls_silent_between_two_pings_is_dropped_in_time():
+    """Not only at the next ping, which may be a whole heartbeat later."""
+    session = Quiet(0.0)
+    session.ping_due = 15.0
+    heartbeat = Heartbeat([session], 30.0)
+    heartbeat.sweep(15.0)
+    session.heard = 16.0
+    dropped = []
+    for now in range(16, 100):
+        heartbeat.sweep(float(now))
+        if session.closed is not None:
+            dropped.append(now)
+    assert dropped[0] == 16 + 60
+    assert session.pings == 3
+
+
 def test_nobody_is_dropped_because_the_gateway_slept():
     """A machine that was stopped for an hour has asked nobody, and read nothing."""
     session = Quiet(20.0)
