@@ -71,7 +71,7 @@ class Health:
             self.log_changes()
             if self._engine.fault is not None or checks % self._probe_every == 0:
                 await self._engine.try_out()
-            self.log_changes()
+                self.log_changes()
             await asyncio.sleep(INTERVAL)
 
     def log_changes(self) -> None:
