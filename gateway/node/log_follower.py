@@ -20,8 +20,10 @@ from gateway.runtime.eventloop import wait_at_most
 from gateway.store.engine import Engine, StoreUnavailable
 from gateway.store.events import Events
 
-POLL_INTERVAL: Final = 0.05
-"""Seconds between two checks for commits of other processes."""
+POLL_INTERVAL: Final = 0.5
+"""Seconds between two checks for commits that woke nobody."""
+RETRY_INTERVAL: Final = 0.05
+"""Seconds until the next attempt after an interruption."""
 
 
 class LogFollower:
@@ -75,7 +77,8 @@ class LogFollower:
     async def run(self) -> None:
         """Follow the log until cancelled."""
         while True:
-            await wait_at_most(self._engine.changed, POLL_INTERVAL)
+            pause = RETRY_INTERVAL if self._interrupted else POLL_INTERVAL
+            await wait_at_most(self._engine.changed, pause)
             await self.poll()
 
     async def poll(self) -> None:

@@ -123,7 +123,7 @@ class Engine(Protocol):
     """Whether several gateways may serve it at a time: True for PostgreSQL, False for an SQLite file."""
 
     changed: asyncio.Event
-    """Set after each commit of this process, to wake the log follower early."""
+    """Set after each commit of this process, and soon after one of another process, to wake the log follower."""
 
     @property
     def fault(self) -> str | None:

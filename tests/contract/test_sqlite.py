@@ -21,6 +21,7 @@ from gateway.store.engine import StoreRefused, StoreUnavailable, begin
 from gateway.store.events import Events
 from gateway.store.ice_listing import Ices
 from gateway.store.restore_mark import find_mark
+from gateway.store.sqlite.commit_watch import CommitWatch
 from gateway.store.sqlite.engine import READS, open_sqlite
 from gateway.store.sqlite.migrate import is_served, released
 from gateway.store.sqlite.snapshot import APPLICATION_ID, into_one_file, open_read_only
@@ -118,6 +119,28 @@ async def test_every_connection_is_durable(path, serving, connections):
             ):
                 [(value,)] = await connection.execute_fetchall(f"PRAGMA {pragma}")
                 assert value == expected, f"{pragma} of {number} was expected to be {expected}"
+
+
+async def test_a_commit_of_another_process_wakes_a_gateway(path, engine):
+    async with open_sqlite(path) as elsewhere:
+        engine.changed.clear()
+        await add_user(elsewhere, "bob")
+        await soon(engine.changed.wait(), "notice of a commit of another process")
+        assert await engine.has_changed()
+        assert not await engine.has_changed()
+
+
+async def test_a_watch_that_sees_nothing_reports_a_change(path):
+    """So that the log is read: nobody knows whether it goes on."""
+    changed = asyncio.Event()
+    watch = CommitWatch(path, changed)
+    with contextlib.closing(watch):
+        assert watch.has_changed()
+        assert watch.has_changed()
+        watch.start()
+        for _ in range(2):
+            await soon(changed.wait(), "a wake-up")
+            changed.clear()
 
 
 async def test_who_lost_a_race_leaves_the_group_it_was_in_alone(engine, writer):

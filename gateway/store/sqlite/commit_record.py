@@ -128,15 +128,20 @@ class LogIndex:
         with self._turn:
             self._shared.setdefault(self._name, self._Handle()).readers += 1
 
-    def position(self) -> LogPosition | None:
-        """Where the log ends; None if there is no index, or while it is written."""
+    def header(self) -> bytes | None:
+        """Both copies of the header, which every commit of any process changes; None if they cannot be read."""
         try:
             with self._turn:
                 content = os.pread(self._descriptor(), 2 * _INDEX.size, 0)
         except OSError:
             return None
+        return content if len(content) == 2 * _INDEX.size else None
+
+    def position(self) -> LogPosition | None:
+        """Where the log ends; None if there is no index, or while it is written."""
+        content = self.header()
         # SQLite writes two copies, one after the other.
-        if len(content) < 2 * _INDEX.size or content[: _INDEX.size] != content[_INDEX.size :]:
+        if content is None or content[: _INDEX.size] != content[_INDEX.size :]:
             return None
         made, _, frames, _, salts = _INDEX.unpack_from(content)
         return LogPosition(salts, frames) if made else None

@@ -31,6 +31,7 @@ from gateway.store.engine import (
 from gateway.store.group_commit import Writer
 from gateway.store.migration_files import Step
 from gateway.store.sqlite.commit_record import CommitRecord, check
+from gateway.store.sqlite.commit_watch import CommitWatch
 from gateway.store.sqlite.guard import Guard, may_be_done
 from gateway.store.sqlite.migrate import (
     BUSY_TIMEOUT,
@@ -70,13 +71,14 @@ class SqliteEngine:
         self._record = CommitRecord(path)
         self._stack = contextlib.AsyncExitStack()
         self._turns = asyncio.Semaphore(READS)
-        self._version: int | None = None
+        self._watch = CommitWatch(path, self.changed)
         self._sweeping: asyncio.Task[None] | None = None
         self._check_due = self._check_pause = 0.0
 
     async def start(self) -> None:
         """Open the connections. A command needs two, a gateway five."""
         self._stack.callback(self._record.close)
+        self._stack.callback(self._watch.close)
         try:
             self._writer = await self._connect()
             self._writes = SqliteWriter(self._writer, self._guard, self._record, self._committed)
@@ -86,6 +88,7 @@ class SqliteEngine:
                 self._watcher = await self._connect()
                 self._sweeper = await self._connect()
                 await self._writer.execute(f"PRAGMA wal_autocheckpoint={_LOG_PAGES}")
+                self._watch.start()
             await self.fetch("SELECT 1 FROM sqlite_schema")
             self._guard.watch_log()
         except BaseException:
@@ -145,10 +148,9 @@ class SqliteEngine:
         return f"json_group_object({key}, json_object({each}))"
 
     async def has_changed(self) -> bool:
-        """See `Engine.has_changed`. It reads on a connection that never writes, outside transactions."""
-        [(version,)] = await self._fetch(self._watcher, "PRAGMA data_version", ())
-        known, self._version = self._version, version
-        return bool(version != known)
+        """See `Engine.has_changed`."""
+        with self._guard():
+            return self._watch.has_changed()
 
     async def write(self, unit: Unit[T]) -> T:
         """See `Engine.write`."""

@@ -1,0 +1,50 @@
+"""Notices commits of other processes on a database file.
+
+Tested in tests/contract/test_sqlite.py and tests/contract/test_log_follower.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Final
+
+from gateway.store.sqlite.commit_record import LogIndex
+
+_LOOK_EVERY: Final = 0.1
+"""Seconds between two looks."""
+
+
+class CommitWatch:
+    """Sets `changed` soon after a commit of any process.
+
+    A look reads a hundred bytes, which SQLite too compares when it begins to read. So it needs no query, which
+    would be a thread switch. A timer makes it, since a task that wakes would cost more than the look.
+    """
+
+    def __init__(self, path: Path, changed: asyncio.Event) -> None:
+        self._index = LogIndex(path)
+        self._changed = changed
+        self._announced: bytes | None = None
+        self._asked: bytes | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        """Look from now on."""
+        header = self._index.header()
+        if header is None or header != self._announced:
+            self._announced = header
+            self._changed.set()
+        self._timer = asyncio.get_running_loop().call_later(_LOOK_EVERY, self.start)
+
+    def has_changed(self) -> bool:
+        """Whether any process has committed since the last call; True if that cannot be known."""
+        header = self._index.header()
+        asked, self._asked = self._asked, header
+        return header is None or header != asked
+
+    def close(self) -> None:
+        """Look no more; the connections to the file must be closed."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._index.close()
