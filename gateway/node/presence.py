@@ -273,6 +273,7 @@ class Presence:
 
     async def _log_sessions(self) -> None:
         """Log the sessions that began and ended, each line with its time."""
+        log = _log.bind()  # at each line structlog would look for it again
         for number in range(1, len(self._unlogged) + 1):
             if not number % _LINES:
                 await asyncio.sleep(0)  # if cancelled here, the next call logs the rest
@@ -280,16 +281,20 @@ class Presence:
                 return
             event = self._unlogged.popleft()
             session, code = event.session, event.code
-            facts: dict[str, object] = {"code": code}
+            at = to_text(event.at)
             if code is None:
-                facts = {"generation": session.generation, "address": session.address}
-            _log.info(
-                "admitted" if code is None else "closed",
-                ice=session.ice_name,
-                **facts,
-                connection=session.id,
-                timestamp=to_text(event.at),
-            )
+                log.info(
+                    "admitted",
+                    ice=session.ice_name,
+                    generation=session.generation,
+                    address=session.address,
+                    connection=session.id,
+                    timestamp=at,
+                )
+            else:
+                log.info(
+                    "closed", ice=session.ice_name, code=code, connection=session.id, timestamp=at
+                )
 
     def _row(self, session: Session) -> Opened:
         connection = self._connection(session)
