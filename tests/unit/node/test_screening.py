@@ -37,7 +37,7 @@ class Stage:
     def __init__(self, max_batch):
         self.keys = Keys()
         self._admission = Admission(
-            **dict.fromkeys(("engine", "hub", "loader", "follower", "restore_hold", "lease")),
+            **dict.fromkeys(("hub", "loader", "registrar", "follower", "restore_hold", "lease")),
             screening=Screening(
                 keys=self.keys,
                 shared=False,
