@@ -197,7 +197,9 @@ def conditions(params: list[object], *wanted: tuple[str, object]) -> str:
 
 def columns_of(item: object, names: Iterable[str]) -> Row:
     """The attributes of these names as a row stores them."""
-    return tuple(_stored(getattr(item, name)) for name in names)
+    values = [getattr(item, name) for name in names]
+    # Nearly every value is a text or None.
+    return tuple([one if one is None or type(one) is str else _stored(one) for one in values])
 
 
 def _stored(value: object) -> object:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from functools import lru_cache
 from typing import Final
 
 import msgspec
@@ -42,27 +43,20 @@ _CHANGED: Final = tuple(
     name for name in NAMES if name not in ("ice_name", "ice_type", "provisionedto")
 )
 """What most actions change of an entry. `provisionedto` is indexed, and changes rarely."""
-_REPLACED: Final = ", ".join(
-    (
-        *(f"{name} = new_{name}" for name in _CHANGED),
-        # A new generation has no session yet.
-        "node = CASE WHEN generation = new_generation THEN node END",
-        # Its new token is for one copy alone.
-        "duplicateon = CASE WHEN generation = new_generation THEN duplicateon END",
-        # The next copy speaks for itself.
-        "accepts = CASE WHEN generation = new_generation THEN accepts END",
-    )
+_BY_GENERATION: Final = (
+    # A new generation has no session yet.
+    "node = CASE WHEN generation = new_generation THEN node END",
+    # Its new token is for one copy alone.
+    "duplicateon = CASE WHEN generation = new_generation THEN duplicateon END",
+    # The next copy speaks for itself.
+    "accepts = CASE WHEN generation = new_generation THEN accepts END",
 )
+_UNINDEXED: Final = "key_thumbprint"
 _UNCHANGED: Final = " AND ".join(
     f"coalesce(ice_tokens.{name}, '') = coalesce(old_{name}, '')"
     if name == "expireson"
     else f"ice_tokens.{name} = old_{name}"
     for name in _GUARDS
-)
-_REPLACEMENTS: Final = rows_of(
-    1,
-    *(f"{'#' * (name == 'generation')}new_{name}" for name in _CHANGED),
-    *(f"{'#' * (name == 'generation')}old_{name}" for name in _GUARDS),
 )
 
 _NEW: Final = rows_of(
@@ -116,9 +110,16 @@ async def replace(
     Raises:
         Stale: one of the old ICEs is no longer what the table holds.
     """
+    # SQLite rewrites an index if a statement sets one of its columns, even to the same value.
+    names = tuple(
+        name
+        for name in _CHANGED
+        if any(getattr(new, name) != getattr(old, name) for old, new, _ in changes)
+    )
+    names = names or (_UNINDEXED,)
     changed = await transaction.run(
-        f"UPDATE ice_tokens SET {_REPLACED} FROM {_REPLACEMENTS} WHERE {_UNCHANGED}",
-        as_json([columns_of(new, _CHANGED) + columns_of(old, _GUARDS) for old, new, _ in changes]),
+        _replacement(names),
+        as_json([columns_of(new, names) + columns_of(old, _GUARDS) for old, new, _ in changes]),
     )
     if changed != len(changes):
         raise Stale
@@ -126,6 +127,20 @@ async def replace(
     if moved:
         await _set_owners(transaction, moved)
     return events.append(transaction, [event for _, _, event in changes])
+
+
+@lru_cache(64)
+def _replacement(names: tuple[str, ...]) -> str:
+    """The statement that changes these columns where the old ICE is what the table holds."""
+    wanted = [f"{name} = new_{name}" for name in names]
+    if "generation" in names:
+        wanted += _BY_GENERATION
+    given = rows_of(
+        1,
+        *(f"{'#' * (name == 'generation')}new_{name}" for name in names),
+        *(f"{'#' * (name == 'generation')}old_{name}" for name in _GUARDS),
+    )
+    return f"UPDATE ice_tokens SET {', '.join(wanted)} FROM {given} WHERE {_UNCHANGED}"
 
 
 async def _set_owners(transaction: Transaction, moved: Sequence[Ice]) -> None:
