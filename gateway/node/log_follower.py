@@ -54,7 +54,7 @@ class LogFollower:
         self._on_change = on_change
         self._waiters: set[tuple[int, asyncio.Future[None]]] = set()
         self._interrupted = True
-        self._last_digest: str | None = None
+        self._last: LogEntry | None = None
         self.position = 0
         """The number of the last event that was applied."""
         self._caught_up_at = -math.inf
@@ -116,7 +116,7 @@ class LogFollower:
             await asyncio.sleep(0)
 
     def _advance(self, entry: LogEntry) -> None:
-        self.position, self._last_digest = entry.seq, entry.digest()
+        self.position, self._last = entry.seq, entry
 
     def _check_continuity(self, first: LogEntry | None) -> None:
         """Check that this is still the log that was followed; `first` is the last applied event or a later one.
@@ -126,9 +126,9 @@ class LogFollower:
         if first is not None and first.seq > self.position + 1:
             # Pruned before they were read here: only the table shows their effect.
             self._interrupted, self.fault = True, "events were pruned before they were read"
-        if self._last_digest is None or (first is not None and first.seq > self.position):
+        if self._last is None or (first is not None and first.seq > self.position):
             return  # no event was applied yet, or the last applied one was pruned
-        if first is None or first.digest() != self._last_digest:
+        if first is None or first.digest() != self._last.digest():
             reason = (
                 f"the event log is not the one that was followed: event {self.position} is missing"
                 " or different; stop the gateway, put the right database in place, start it again"

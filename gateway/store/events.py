@@ -18,6 +18,7 @@ from gateway.core.audit_event import (
     LogEntry,
     Position,
     Via,
+    digest_of,
 )
 from gateway.core.hash_chain import Head
 from gateway.core.times import from_text, to_text, to_text_or_none
@@ -66,18 +67,18 @@ async def number(transaction: Transaction) -> Head | None:
         return None
     end = await Events(transaction.fetch).end()
     seq, digest = end.seq, end.digest
-    entries = []
+    rows = []
     for appended in transaction.appended:
         seq += 1
-        entry = LogEntry(seq, appended.event, digest)
-        digest = entry.digest()
-        entries.append(entry)
+        row = LogEntry(seq, appended.event, digest).columns()
+        digest = digest_of(row)
+        rows.append(row)
         appended.seq = seq
     given = rows_of(1, *(f"#{name}" if name in _INTEGERS else name for name in COLUMNS))
     # A trigger of the table refuses a number that is not the next one.
     await transaction.run(
         f"INSERT INTO ice_events ({_COLUMNS}) SELECT {_COLUMNS} FROM {given}",
-        as_json([entry.columns() for entry in entries]),
+        as_json(rows),
     )
     return Head(seq, digest)
 
