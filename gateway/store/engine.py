@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar
 
 import msgspec
 import structlog
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger()
 
+A = TypeVar("A")
 T = TypeVar("T")
 D = TypeVar("D", bound="DataclassInstance")
 Row = tuple[Any, ...]
@@ -99,6 +100,25 @@ Unit = Callable[[Transaction], Awaitable[T]]
 
 It awaits nothing but its transaction, and leaves alone what belongs to the loop: SQLite runs it in a thread.
 """
+
+
+class Part(Generic[A, T]):
+    """A unit that is done together with the others of its `work` in the transaction.
+
+    `work` gets the `item` of each, in order, and returns a result for each. As a unit, it may run again, also with
+    fewer items: if it fails for several, each is tried alone.
+    """
+
+    __slots__ = ("item", "work")
+
+    def __init__(self, work: Callable[[Transaction, list[A]], Awaitable[list[T]]], item: A) -> None:
+        self.work = work
+        self.item = item
+
+    async def __call__(self, transaction: Transaction) -> T:
+        """Do it alone."""
+        [result] = await self.work(transaction, [self.item])
+        return result
 
 
 Fetch = Callable[..., Awaitable[list[Row]]]

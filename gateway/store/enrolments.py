@@ -5,7 +5,7 @@ Tested in tests/contract/test_enrolments.py.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Final
@@ -24,6 +24,7 @@ from gateway.store.engine import (
     from_columns,
     is_in,
     places,
+    rows_of,
 )
 from gateway.store.ices import labels_from_text, labels_text
 
@@ -32,10 +33,25 @@ _KEY: Final = ", ".join(_KEY_NAMES)
 _NAMES: Final = tuple(Enrolment.__dataclass_fields__)
 _COLUMNS: Final = ", ".join(_NAMES)
 _CHANGED: Final = tuple(name for name in _NAMES if name not in ("id", "key_id", "thumbprint"))
+_MACHINE: Final = (
+    f"(key_id, thumbprint, lower(ice_name)) IN (SELECT k, t, n FROM {rows_of(1, 'k', 't', 'n')})"
+)
+_NEW: Final = rows_of(
+    1, *(f"{'#' * (name in ('replaces', 'generation'))}{name}" for name in _NAMES)
+)
 _OPEN: Final = "state IN ('waiting', 'approved')"
 _STANDING: Final = (
     "SELECT id FROM enrolment_keys WHERE revokedon IS NULL AND expireson > $1 AND uses < max_uses"
 )
+
+
+MachineName = tuple[str, str, str]
+"""An enrolment key's id, the thumbprint of a machine's key pair, and the folded name that it asks for."""
+
+
+def machine_of(enrolment: Enrolment) -> MachineName:
+    """Whose it is: a machine has one enrolment for each name."""
+    return enrolment.key_id, enrolment.thumbprint, fold(enrolment.ice_name)
 
 
 async def add_key(transaction: Transaction, key: EnrolmentKey) -> None:
@@ -51,6 +67,14 @@ async def find_key(transaction: Transaction, key_id: str) -> EnrolmentKey | None
     """The key of this id, locked until the transaction ends."""
     rows = await transaction.hold(f"SELECT {_KEY} FROM enrolment_keys WHERE id = $1", key_id)
     return _key(rows[0]) if rows else None
+
+
+async def find_keys(transaction: Transaction, ids: Collection[str]) -> dict[str, EnrolmentKey]:
+    """The keys of these ids, by id, locked until the transaction ends."""
+    rows = await transaction.hold(
+        f"SELECT {_KEY} FROM enrolment_keys WHERE {is_in('id', 1)} ORDER BY id", as_json(list(ids))
+    )
+    return {key.id: key for key in map(_key, rows)}
 
 
 async def find_key_of(transaction: Transaction, enrolment_id: str) -> EnrolmentKey | None:
@@ -77,9 +101,9 @@ async def revoke_key(transaction: Transaction, key_id: str, now: datetime) -> No
     )
 
 
-async def count_use(transaction: Transaction, key_id: str) -> None:
-    """Count one more ICE of a key that the caller has locked."""
-    await transaction.run("UPDATE enrolment_keys SET uses = uses + 1 WHERE id = $1", key_id)
+async def count_uses(transaction: Transaction, key_id: str, uses: int) -> None:
+    """Count more ICEs of a key that the caller has locked."""
+    await transaction.run("UPDATE enrolment_keys SET uses = uses + $2 WHERE id = $1", key_id, uses)
 
 
 async def forget_old(transaction: Transaction, now: datetime) -> None:
@@ -97,19 +121,28 @@ async def find(transaction: Transaction, enrolment_id: str, now: datetime) -> En
     return _enrolment(rows[0]) if rows else None
 
 
-async def find_of_machine(
-    transaction: Transaction, key_id: str, thumbprint: str, ice_name: str, now: datetime
-) -> Enrolment | None:
-    """What this key pair has asked for before under this name, locked until the transaction ends."""
+async def find_many(
+    transaction: Transaction, ids: Collection[str], now: datetime
+) -> dict[str, Enrolment]:
+    """The enrolments of these ids, by id, locked until the transaction ends."""
     rows = await transaction.hold(
-        f"SELECT {_COLUMNS} FROM enrolments"
-        " WHERE key_id = $1 AND thumbprint = $2 AND lower(ice_name) = $3 AND expireson > $4",
-        key_id,
-        thumbprint,
-        fold(ice_name),
+        f"SELECT {_COLUMNS} FROM enrolments WHERE {is_in('id', 1)} AND expireson > $2 ORDER BY id",
+        as_json(list(ids)),
         to_text(now),
     )
-    return _enrolment(rows[0]) if rows else None
+    return {enrolment.id: enrolment for enrolment in map(_enrolment, rows)}
+
+
+async def find_of_machines(
+    transaction: Transaction, machines: Collection[MachineName], now: datetime
+) -> dict[MachineName, Enrolment]:
+    """What these key pairs have asked for before under these names, locked until the transaction ends."""
+    rows = await transaction.hold(
+        f"SELECT {_COLUMNS} FROM enrolments WHERE {_MACHINE} AND expireson > $2 ORDER BY id",
+        as_json(list(machines)),
+        to_text(now),
+    )
+    return {machine_of(enrolment): enrolment for enrolment in map(_enrolment, rows)}
 
 
 async def has_asked(transaction: Transaction, key_id: str, thumbprint: str, now: datetime) -> bool:
@@ -147,17 +180,13 @@ async def approved_for(transaction: Transaction, ice_name: str, now: datetime) -
     )
 
 
-async def put(transaction: Transaction, enrolment: Enrolment) -> None:
-    """Store an enrolment, in place of what this key pair has asked for before under this name."""
+async def put(transaction: Transaction, new: Sequence[Enrolment]) -> None:
+    """Store enrolments, each in place of what its key pair has asked for before under its name."""
+    machines = [machine_of(enrolment) for enrolment in new]
+    await transaction.run(f"DELETE FROM enrolments WHERE {_MACHINE}", as_json(machines))
     await transaction.run(
-        "DELETE FROM enrolments WHERE key_id = $1 AND thumbprint = $2 AND lower(ice_name) = $3",
-        enrolment.key_id,
-        enrolment.thumbprint,
-        fold(enrolment.ice_name),
-    )
-    await transaction.run(
-        f"INSERT INTO enrolments ({_COLUMNS}) VALUES ({places(len(_NAMES))})",
-        *columns_of(enrolment, _NAMES),
+        f"INSERT INTO enrolments ({_COLUMNS}) SELECT {_COLUMNS} FROM {_NEW}",
+        as_json([columns_of(enrolment, _NAMES) for enrolment in new]),
     )
 
 

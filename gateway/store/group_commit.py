@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, Final
 
-from gateway.store.engine import StoreLocked, StoreUnavailable, T, Unit
+from gateway.store.engine import Part, StoreLocked, StoreUnavailable, T, Transaction, Unit
 
 _MAX_GROUP: Final = 512
 """Maximum units in one transaction, so that the first of many does not wait long."""
@@ -64,10 +64,23 @@ class Writer(abc.ABC):
         finally:
             self._writing = None
 
+    async def _transact_joined(self, units: list[Unit[Any]]) -> list[Any]:
+        """`transact`, with the parts of a work joined to one unit at the place of the first."""
+        joined: dict[object, _Joint] = {}
+        for place, unit in enumerate(units):
+            work = unit.work if isinstance(unit, Part) else place
+            joined.setdefault(work, _Joint()).add(place, unit)
+        joints = list(joined.values())
+        results = [None] * len(units)
+        for joint, found in zip(joints, await self.transact(list(joints)), strict=True):
+            for place, result in zip(joint.places, found, strict=True):
+                results[place] = result
+        return results
+
     async def _write_group(self, group: list[tuple[Unit[Any], asyncio.Future[Any]]]) -> bool:
         """Commit all units or none; False asks the caller to try each alone."""
         try:
-            results = await self.transact([unit for unit, _ in group])
+            results = await self._transact_joined([unit for unit, _ in group])
         except Exception as error:  # noqa: BLE001 - handed to the callers of the units
             if isinstance(error, StoreLocked):
                 self.fault = str(error)
@@ -86,3 +99,23 @@ class Writer(abc.ABC):
                 future.set_result(result)
         self._committed()
         return True
+
+
+class _Joint:
+    """The parts of one work, or any other unit alone; it has a result for each of their places in the group."""
+
+    __slots__ = ("places", "units")
+
+    def __init__(self) -> None:
+        self.places: list[int] = []
+        self.units: list[Unit[Any]] = []
+
+    def add(self, place: int, unit: Unit[Any]) -> None:
+        self.places.append(place)
+        self.units.append(unit)
+
+    async def __call__(self, transaction: Transaction) -> list[Any]:
+        first = self.units[0]
+        if isinstance(first, Part):
+            return await first.work(transaction, [unit.item for unit in self.units])  # type: ignore[attr-defined]
+        return [await first(transaction)]

@@ -5,11 +5,12 @@ Tested in tests/contract/test_ices.py.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Final
 
 from client.protocol import PROOF_WINDOW
 from gateway.core.replay import NONCE_LIFETIME
-from gateway.store.engine import Transaction
+from gateway.store.engine import Transaction, as_json
 
 _ON_ITS_WAY: Final = 120.0
 """Maximum seconds from the check of a proof's age until it is stored: the timeout of a handshake."""
@@ -19,13 +20,12 @@ KEPT: Final = NONCE_LIFETIME + PROOF_WINDOW + _ON_ITS_WAY + _LAG
 """Seconds for which a used proof is stored: longer than any node accepts it."""
 
 
-async def use(transaction: Transaction, proof: str) -> bool:
-    """Store a used proof; False if any node has stored it before."""
-    return bool(
-        await transaction.run(
-            "INSERT INTO ice_proofs (digest, until) VALUES ($1, lease_clock() + $2)"
-            " ON CONFLICT DO NOTHING",
-            proof,
-            KEPT,
-        )
+async def use(transaction: Transaction, used: Collection[str]) -> set[str]:
+    """Store used proofs; returns those that no node has stored before."""
+    rows = await transaction.fetch(
+        "INSERT INTO ice_proofs (digest, until) SELECT atom, lease_clock() + $2 FROM json_each($1)"
+        " ORDER BY atom ON CONFLICT DO NOTHING RETURNING digest",
+        as_json(list(used)),
+        KEPT,
     )
+    return {digest for (digest,) in rows}

@@ -24,6 +24,7 @@ from client.protocol import (
 )
 from gateway.core.accounts import MAX_USER_NAME
 from gateway.core.enrolment import MAX_HOSTNAME, MAX_PLATFORM, Wanted
+from gateway.core.enrolment_request import Answer, Bearer, Enrolled, NotGenuine, Waiting
 from gateway.core.json_input import NotJson, check_syntax
 from gateway.core.problems import Problem, quoted, refusal
 from gateway.node.admission import unavailable
@@ -31,14 +32,7 @@ from gateway.node.enrolment import EnrolmentScreen
 from gateway.node.node import Node
 from gateway.node.verdict import Handshake
 from gateway.runtime.settings import Settings
-from gateway.services.enrolment import (
-    Answer,
-    Bearer,
-    Enrolled,
-    EnrolmentService,
-    NotGenuine,
-    Waiting,
-)
+from gateway.services.enrolment import EnrolmentService
 from gateway.store.engine import StoreUnavailable
 from gateway.web.client_address import client_address
 from gateway.web.handshake import local_urls

@@ -9,8 +9,9 @@ from datetime import timedelta
 import pytest
 
 from gateway.core.enrolment import EnrolmentState, Wanted
+from gateway.core.enrolment_request import Bearer, Enrolled, Waiting
 from gateway.core.ice import IceType
-from gateway.services.enrolment import AT_ONCE, Bearer, Enrolled, EnrolmentService, Waiting
+from gateway.services.enrolment import AT_ONCE, EnrolmentService
 from gateway.services.enrolment_keys import EnrolmentKeyService, NewKey
 from gateway.store import enrolments, proofs
 from gateway.store.enrolments import Enrolments
@@ -157,8 +158,8 @@ async def test_two_approvals_for_one_name_at_once(services):
 
 async def test_a_proof_is_used_once_among_nodes(database_url):
     async with open_postgres(database_url, tell=lambda _: None) as engine:
-        used = [await engine.write(lambda t: proofs.use(t, "digest")) for _ in range(2)]
-    assert used == [True, False]
+        used = [await engine.write(lambda t: proofs.use(t, ["digest"])) for _ in range(2)]
+    assert used == [{"digest"}, set()]
 
 
 async def test_a_key_that_is_revoked_meanwhile_makes_nothing(services):

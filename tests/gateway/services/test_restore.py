@@ -298,7 +298,9 @@ async def test_enrolment_keys_that_were_used_or_revoked_since_are_shown(tmp_path
     folder = await make(settings, tmp_path / "backup")
     async with open_context(settings) as opened:
         await opened.services.enrolment_keys.revoke_key(ADMIN, made[0])
-        await opened.engine.write(lambda transaction: enrolments.count_use(transaction, made[1]))
+        await opened.engine.write(
+            lambda transaction: enrolments.count_uses(transaction, made[1], 1)
+        )
     await put_back(settings, folder)
     at = ("--database", settings.database_url)
     shown = (await command("restore", "--confirm", "--yes", *at)).stdout.splitlines()

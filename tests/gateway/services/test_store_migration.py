@@ -74,7 +74,7 @@ async def add_enrolment(engine):
         expireson=minutes(60),
     )
     await engine.write(lambda transaction: enrolments.add_key(transaction, key))
-    await engine.write(lambda transaction: enrolments.put(transaction, waiting))
+    await engine.write(lambda transaction: enrolments.put(transaction, [waiting]))
 
 
 async def fill(path, *, prune=False):
