@@ -1,7 +1,7 @@
 """Answers the requests of many machines in one transaction: each statement reads or writes the rows of all of them.
 
-Each is answered as though it were alone. A request whose answer depends on what an earlier one of the batch writes
-waits for the next round, which reads that: the rules in `core.enrolment_request` know nothing of batches.
+Each is answered as though all before it had been answered alone: a request that may depend on what an earlier one of
+the batch writes begins another round, which reads that. The rules in `core.enrolment_request` know nothing of batches.
 
 Tested in tests/contract/test_enrolments.py.
 """
@@ -30,6 +30,7 @@ from gateway.core.enrolment_request import (
     NotGenuine,
     Poll,
     Queue,
+    Waiting,
 )
 from gateway.core.ice import Action, Ice, fold
 from gateway.core.problems import Problem, refusal
@@ -39,6 +40,7 @@ from gateway.services.enrolment_keys import enrolment_event
 from gateway.services.ice_changes import Issuer, event_of, issuer
 from gateway.store import accounts, enrolments, events, ices, proofs
 from gateway.store.engine import AppendedEvent, Transaction
+from gateway.store.enrolments import MachineName
 from gateway.store.key_file import KeyStore
 
 Answered = tuple[Answer, Sequence[AppendedEvent]]
@@ -56,17 +58,25 @@ class _Case:
     name: str = ""
     user: str | None = None
     earlier: Enrolment | None = None
+    fault: Problem | None = None
 
     @property
     def thumbprint(self) -> str:
         return self.ask.bearer.thumbprint
 
     @property
+    def machine_name(self) -> MachineName:
+        return self.key.id, self.thumbprint, fold(self.name)
+
+    @property
     def first_user(self) -> str | None:
         """What an admin has approved, or sees, is the user of the first request. A repetition changes nothing."""
         return self.user if self.earlier is None else self.earlier.provisionedto
 
-    def decide(self, ground: Ground) -> Decision:
+    def decide(self, ground: Ground | None) -> Decision:
+        if self.fault is not None:
+            return self.fault
+        assert ground is not None  # noqa: S101 - every request without a fault stands on one
         if self.wanted is not None:
             bearer = self.ask.bearer
             asked = requests.new_enrolment(ground, bearer, self.wanted, self.name, self.user)
@@ -75,7 +85,7 @@ class _Case:
         return requests.decide_poll(ground, self.earlier)
 
 
-_Decided = list[tuple[_Case, Ground, Decision]]
+_Decided = tuple[_Case, Ground | None, Decision]
 _Granted = tuple[_Case, Ground, Grant]
 
 
@@ -138,121 +148,99 @@ class Batch:
         return standing
 
     async def _round(self, cases: list[_Case]) -> list[_Case]:
-        """Answer the first of the cases, and all that do not depend on it; returns the others."""
-        turn, later = _one_each(cases)
-        grounds = await self._grounds([case for case in turn if await self._read(case)])
-        decided: _Decided = []
-        named, uses = set(), Counter[str]()
-        for case, ground in grounds:
+        """Answer the first of the cases, and those after it as far as they do not depend on it; returns the others."""
+        turn = _one_each(cases)
+        for case in turn:
+            await self._read(case)
+        grounds = await self._grounds([case for case in turn if case.fault is None])
+        decided: list[_Decided] = []
+        named: set[str] = set()
+        uses = Counter[str]()
+        for case in turn:
             key, name = case.key, fold(case.name)
             if name in named or 0 < key.max_uses - key.uses <= uses[key.id]:
-                later.append(case)
-                continue
+                break
+            ground = grounds.get(case.place)
             decision = case.decide(ground)
             if isinstance(decision, Grant):
                 named.add(name)
                 uses[key.id] += decision.uses
             decided.append((case, ground, decision))
         await self._carry_out(decided)
-        for case in later:
-            case.key = self._keys[case.key.id]
-        return sorted(later, key=lambda case: case.place)
+        return [
+            _Case(case.place, case.ask, self._keys[case.key.id]) for case in cases[len(decided) :]
+        ]
 
     # --- reading ---------------------------------------------------------------------------------
 
-    async def _read(self, case: _Case) -> bool:
-        """Whether a request names an ICE and a user; it is refused otherwise. A poll names its enrolment."""
+    async def _read(self, case: _Case) -> None:
+        """Find out which ICE a request is about; a poll says so by its enrolment."""
         ask, key = case.ask, case.key
         if isinstance(ask, Poll):
-            return True
+            return
         if key.used_up and not await enrolments.has_asked(
             self._transaction, key.id, case.thumbprint, self._now
         ):
-            self._answer(case, requests.used_up())
-            return False
-        if isinstance(ask.wanted, Problem):
-            self._answer(case, ask.wanted)
-            return False
-        name, user = rules.name_for(key, ask.wanted), rules.user_for(key, ask.wanted)
-        for found in (name, user):
-            if isinstance(found, BadField):
-                self._answer(case, requests.bad_field(found))
-                return False
-        assert isinstance(name, str)  # noqa: S101 - just looked at
-        assert not isinstance(user, BadField)  # noqa: S101
-        case.wanted, case.name, case.user = ask.wanted, name, user
-        return True
+            case.fault = requests.used_up()
+        elif isinstance(ask.wanted, Problem):
+            case.fault = ask.wanted
+        else:
+            name, user = rules.name_for(key, ask.wanted), rules.user_for(key, ask.wanted)
+            if isinstance(name, BadField):
+                case.fault = requests.bad_field(name)
+            elif isinstance(user, BadField):
+                case.fault = requests.bad_field(user)
+            else:
+                case.wanted, case.name, case.user = ask.wanted, name, user
 
-    async def _grounds(self, cases: list[_Case]) -> list[tuple[_Case, Ground]]:
-        """What the decisions stand on; polls of what is no enrolment of the machine are refused."""
-        cases = await self._with_earlier(cases)
-        names = [case.name for case in cases]
+    async def _grounds(self, cases: list[_Case]) -> dict[int, Ground]:
+        """What the decisions stand on, by the place of the request."""
+        await self._find_earlier(cases)
+        cases = [case for case in cases if case.fault is None]
         users = {case.first_user for case in cases if case.first_user is not None}
         # The users before the ICEs, as in the other actions: two transactions must not wait for each other.
         owners = await accounts.find_users(self._transaction, list(users)) if users else {}
+        names = [case.name for case in cases]
         found = await ices.find_many(self._transaction, names) if names else {}
-        grounds = []
+        grounds = {}
         for case in cases:
             user = case.first_user
             owner = None if user is None else owners.get(fold_user(user))
             ice = found.get(fold(case.name))
-            grounds.append((case, Ground(case.key, user is not None, owner, ice, self._now)))
+            grounds[case.place] = Ground(case.key, user is not None, owner, ice, self._now)
         return grounds
 
-    async def _with_earlier(self, cases: list[_Case]) -> list[_Case]:
-        machines = {
-            case.place: (case.key.id, case.thumbprint, fold(case.name))
-            for case in cases
-            if case.wanted is not None
-        }
+    async def _find_earlier(self, cases: list[_Case]) -> None:
+        """Find what the machines have asked for before."""
         ids = {case.ask.enrolment_id for case in cases if isinstance(case.ask, Poll)}
+        machines = {case.machine_name for case in cases if case.wanted is not None}
         transaction, now = self._transaction, self._now
         polled = await enrolments.find_many(transaction, ids, now) if ids else {}
-        asked = (
-            await enrolments.find_of_machines(transaction, set(machines.values()), now)
-            if machines
-            else {}
-        )
-        found = []
+        asked = await enrolments.find_of_machines(transaction, machines, now) if machines else {}
         for case in cases:
-            if not isinstance(case.ask, Poll):
-                case.earlier = asked.get(machines[case.place])
-                found.append(case)
-            elif self._poll(case, polled.get(case.ask.enrolment_id)):
-                found.append(case)
-        return found
-
-    def _poll(self, case: _Case, found: Enrolment | None) -> bool:
-        """Whether the polled enrolment is the machine's; it is refused otherwise."""
-        if found is None or found.key_id != case.key.id:
-            self._answer(case, refusal(EnrolmentCode.NOT_FOUND))
-            return False
-        if found.thumbprint != case.thumbprint:
-            detail = "The enrolment was made with another key pair"
-            self._answer(case, refusal(RefusalCode.KEY_MISMATCH, detail=detail))
-            return False
-        case.name = found.ice_name
-        case.earlier = replace(found, address=case.ask.bearer.address)
-        return True
+            if isinstance(case.ask, Poll):
+                _take_polled(case, polled.get(case.ask.enrolment_id), case.ask)
+            else:
+                case.earlier = asked.get(case.machine_name)
 
     # --- writing ---------------------------------------------------------------------------------
 
-    async def _carry_out(self, decided: _Decided) -> None:
+    async def _carry_out(self, decided: list[_Decided]) -> None:
         queue: list[tuple[_Case, Enrolment]] = []
         grants: list[_Granted] = []
         for case, ground, decision in decided:
             match decision:
                 case Queue(enrolment):
                     queue.append((case, enrolment))
-                case Grant():
+                case Grant() if ground is not None:
                     grants.append((case, ground, decision))
                 case End(enrolment):
                     await enrolments.update(self._transaction, enrolment)
                     self._answer(
                         case, requests.refused("The ICE has changed since the machine asked")
                     )
-                case answer:
-                    self._answer(case, answer)
+                case Waiting() | Problem():
+                    self._answer(case, decision)
         stored = [*await self._enqueue(queue), *await self._grant(grants)]
         if stored:
             await enrolments.forget_old(self._transaction, self._now)
@@ -355,13 +343,29 @@ class Batch:
                 self._keys[key_id] = replace(key, uses=key.uses + number)
 
 
-def _one_each(cases: Iterable[_Case]) -> tuple[list[_Case], list[_Case]]:
-    """The first request of each machine, and the others."""
-    first: dict[tuple[str, str], _Case] = {}
-    others = [
-        case for case in cases if first.setdefault((case.key.id, case.thumbprint), case) is not case
-    ]
-    return list(first.values()), others
+def _one_each(cases: Iterable[_Case]) -> list[_Case]:
+    """The requests before the second one of a machine."""
+    machines: set[tuple[str, str]] = set()
+    turn = []
+    for case in cases:
+        machine = case.key.id, case.thumbprint
+        if machine in machines:
+            break
+        machines.add(machine)
+        turn.append(case)
+    return turn
+
+
+def _take_polled(case: _Case, found: Enrolment | None, poll: Poll) -> None:
+    """Let a poll go on with its enrolment, if that is the machine's."""
+    if found is None or found.key_id != case.key.id:
+        case.fault = refusal(EnrolmentCode.NOT_FOUND)
+    elif found.thumbprint != case.thumbprint:
+        detail = "The enrolment was made with another key pair"
+        case.fault = refusal(RefusalCode.KEY_MISMATCH, detail=detail)
+    else:
+        case.name = found.ice_name
+        case.earlier = replace(found, address=poll.bearer.address)
 
 
 def _machine(enrolment: Enrolment) -> Actor:

@@ -46,8 +46,8 @@ class Writer(abc.ABC):
         self._waiting.append((unit, future))
         if self._writing is None:
             self._writing = asyncio.create_task(self._write_all(), name="store writer")
-        # If the caller is cancelled, the unit still runs as a whole.
-        return await asyncio.shield(future)
+        # If the caller is cancelled, the unit still runs as a whole, and nobody has its result.
+        return await future
 
     async def finish(self) -> None:
         """Wait until no unit waits or runs."""
@@ -90,8 +90,8 @@ class Writer(abc.ABC):
             elif len(group) > 1:
                 return False
             for _, future in group:
-                future.set_exception(error)
-                future.exception()  # the caller may have been cancelled
+                if not future.done():
+                    future.set_exception(error)
             return True
         self.fault = None
         for (_, future), result in zip(group, results, strict=True):
@@ -116,6 +116,10 @@ class _Joint:
 
     async def __call__(self, transaction: Transaction) -> list[Any]:
         first = self.units[0]
-        if isinstance(first, Part):
-            return await first.work(transaction, [unit.item for unit in self.units])  # type: ignore[attr-defined]
-        return [await first(transaction)]
+        if not isinstance(first, Part):
+            return [await first(transaction)]
+        items = [unit.item for unit in self.units if isinstance(unit, Part)]
+        results: list[Any] = await first.work(transaction, items)
+        if len(results) != len(items):
+            raise RuntimeError(f"{len(results)} results for {len(items)} parts of a transaction")
+        return results

@@ -106,15 +106,18 @@ async def read_body(request: web.Request, at_most: int = MAX_BODY) -> bytes:
         raise RequestRefused(too_large)
     body = bytearray()
     try:
-        async with asyncio.timeout(request[BODY_TIMEOUT]):
-            while chunk := await request.content.readany():
-                body += chunk
-                if len(body) > at_most:
-                    raise RequestRefused(too_large)
+        if request.content.is_eof():  # it came with the head: no timer is needed
+            body += request.content.read_nowait()
+        else:
+            async with asyncio.timeout(request[BODY_TIMEOUT]):
+                while len(body) <= at_most and (chunk := await request.content.readany()):
+                    body += chunk
     except TimeoutError:
         raise RequestRefused(problem("timeout")) from None
     except web.RequestPayloadError:  # chunks that cannot be decoded
         raise RequestRefused(problem("bad-request")) from None
+    if len(body) > at_most:
+        raise RequestRefused(too_large)
     return bytes(body)
 
 
