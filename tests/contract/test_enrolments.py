@@ -3,25 +3,35 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 
+from client.protocol import EnrolmentCode
+from gateway.core import enrolment as rules
 from gateway.core.enrolment import EnrolmentState, Wanted
-from gateway.core.enrolment_request import Bearer, Enrolled, Waiting
-from gateway.core.ice import IceType
+from gateway.core.enrolment_request import Bearer, Enrolled, NotGenuine, Waiting
+from gateway.core.ice import IceType, Status
+from gateway.core.problems import Problem, refusal
 from gateway.services.enrolment import AT_ONCE, EnrolmentService
 from gateway.services.enrolment_keys import EnrolmentKeyService, NewKey
-from gateway.store import enrolments, proofs
+from gateway.store import enrolments, ices, proofs
 from gateway.store.enrolments import Enrolments
 from gateway.store.key_file import KeyStore
 from gateway.store.postgres.engine import open_postgres
-from tests.contract.domain import NOW, ROOT
+from tests.contract.domain import NOW, ROOT, an_event
+
+BAD_BODY = refusal(EnrolmentCode.MALFORMED_JSON)
 
 
 @pytest.fixture
 def services(engine, tmp_path):
+    return serve(engine, tmp_path)
+
+
+def serve(engine, tmp_path):
     class Confirmer:
         async def confirm(self, logged):
             """No node has a session."""
@@ -36,8 +46,8 @@ def services(engine, tmp_path):
     return EnrolmentKeyService(**acts), EnrolmentService(**acts)
 
 
-async def make(admins, **options):
-    new = NewKey("lab", IceType.CI_CD, "lab-", NOW + timedelta(days=7), **options)
+async def make(admins, prefix="lab-", **options):
+    new = NewKey("lab", IceType.CI_CD, prefix, NOW + timedelta(days=7), **options)
     made = await admins.create_key(ROOT, new)
     return made.key, made.secret.digest()
 
@@ -160,6 +170,212 @@ async def test_a_proof_is_used_once_among_nodes(database_url):
     async with open_postgres(database_url, tell=lambda _: None) as engine:
         used = [await engine.write(lambda t: proofs.use(t, ["digest"])) for _ in range(2)]
     assert used == [{"digest"}, set()]
+
+
+async def transactions(engine, monkeypatch):
+    """Counts the transactions from now on."""
+    counted = []
+    transact = engine._writes.transact
+
+    async def counting(units):
+        counted.append(len(units))
+        return await transact(units)
+
+    monkeypatch.setattr(engine._writes, "transact", counting)
+    return counted
+
+
+class Play:
+    """Machines that ask, with a key of their own of each kind; the same seed plays the same."""
+
+    def __init__(self, engine, services, prefix):
+        self.engine = engine
+        self.admins, self.machines = services
+        self.prefix = prefix
+        self.ids = {}
+        """The enrolments by machine, as they were told."""
+
+    async def begin(self):
+        options = {"prefix": self.prefix, "max_uses": 6}
+        self.keys = [
+            await make(self.admins, **options),
+            await make(self.admins, **options, approval=True),
+            await make(self.admins, **{**options, "max_uses": 1}),
+        ]
+        revoked = await make(self.admins, **options)
+        await self.admins.revoke_key(ROOT, revoked[0].id)
+        self.keys.append(revoked)
+
+    def asks(self, chance):
+        """Some requests, as functions that ask them."""
+        return [self.ask(chance) for _ in range(chance.randrange(1, 12))]
+
+    def ask(self, chance):
+        key, digest = self.keys[chance.choice((0, 0, 0, 1, 1, 1, 2, 3))]
+        number = self.keys.index((key, digest))
+        machine, name = f"t{chance.randrange(4)}", f"pc-{chance.randrange(4)}"
+        who = bearer(key, "wrong" if chance.random() < 0.05 else digest, machine)
+        kind = chance.random()
+        if kind < 0.25:
+            enrolment = self.ids.get((number, f"t{chance.randrange(4)}"), "0" * 24)
+            return lambda: self.told(number, machine, self.machines.poll(who, enrolment))
+        wanted = Wanted(name, "")
+        if kind < 0.35:
+            wanted = chance.choice(
+                (
+                    BAD_BODY,
+                    Wanted("-", ""),
+                    Wanted(name, "", ice_name="other"),
+                    Wanted(name, "", None, "bob"),
+                )
+            )
+        return lambda: self.told(number, machine, self.machines.request(who, wanted))
+
+    async def told(self, number, machine, asking):
+        """What a machine was told, but for what differs by chance."""
+        answer = await asking
+        match answer:
+            case Waiting():
+                self.ids.setdefault((number, machine), answer.id)
+                return "waits", answer.id == self.ids[number, machine]
+            case Enrolled():
+                return "enrolled", answer.ice_name.removeprefix(self.prefix)
+            case NotGenuine():
+                return "not genuine"
+        return answer.code, answer.detail.replace(self.prefix, "")
+
+    async def meanwhile(self, chance):
+        """An admin decides; ICEs register."""
+        mine = {key.id for key, _ in self.keys}
+        table = Enrolments(self.engine)
+        waits = await table.after(EnrolmentState.WAITING, NOW, 99)
+        for each in sorted(waits, key=lambda each: (each.thumbprint, each.ice_name)):
+            if each.key_id in mine and chance.random() < 0.4:
+                decide = chance.choice((self.admins.approve, self.admins.reject))
+                await decide(ROOT, each.id)
+        for name, ice in sorted((await self.ices()).items()):
+            if ice.status is Status.PROVISIONED and chance.random() < 0.3:
+                new = ice.register(name, now=NOW)
+                await self.engine.write(
+                    lambda t, ice=ice, new=new: ices.swap(t, ice, new, an_event("register", new))
+                )
+
+    async def ices(self):
+        names = [f"{self.prefix}pc-{number}" for number in range(4)]
+        found = await self.engine.write(lambda t: ices.find_many(t, names))
+        return {name.removeprefix(self.prefix): ice for name, ice in found.items()}
+
+    async def state(self):
+        """What the tables say."""
+        table = Enrolments(self.engine)
+        keys = await table.keys([key.id for key, _ in self.keys])
+        number = {key.id: place for place, (key, _) in enumerate(self.keys)}
+        return (
+            [keys[key.id].uses for key, _ in self.keys],
+            {name: (ice.generation, ice.status) for name, ice in (await self.ices()).items()},
+            sorted(
+                (
+                    number[each.key_id],
+                    each.thumbprint,
+                    each.ice_name.removeprefix(self.prefix),
+                    each.state,
+                    each.generation or 0,
+                )
+                for each in await table.after(None, NOW, 999)
+                if each.key_id in number
+            ),
+        )
+
+
+@pytest.mark.parametrize("seed", range(12))
+async def test_requests_of_one_transaction_are_answered_as_one_after_the_other(
+    engine, services, monkeypatch, seed
+):
+    alone, together = Play(engine, services, "one-"), Play(engine, services, "two-")
+    await alone.begin()
+    await together.begin()
+    for turn in range(6):
+        chances = [random.Random(f"{seed} {turn}") for _ in range(2)]  # noqa: S311 - a story
+        expected = [await ask() for ask in alone.asks(chances[0])]
+        with monkeypatch.context() as patch:
+            counted = await transactions(engine, patch)
+            answers = await asyncio.gather(*(ask() for ask in together.asks(chances[1])))
+        assert answers == expected
+        assert counted == [1], "one transaction, of one unit, was expected for all requests"
+        assert await together.state() == await alone.state()
+        await alone.meanwhile(chances[0])
+        await together.meanwhile(chances[1])
+
+
+async def test_a_request_that_fails_fails_alone(engine, services, monkeypatch):
+    admins, machines = services
+    key, digest = await make(admins, max_uses=9)
+    name_for = rules.name_for
+
+    def failing(key, wanted):
+        if wanted.hostname == "pc-1":
+            raise ZeroDivisionError
+        return name_for(key, wanted)
+
+    monkeypatch.setattr(rules, "name_for", failing)
+    answers = await asyncio.gather(
+        *(machines.request(bearer(key, digest, f"t{n}"), Wanted(f"pc-{n}", "")) for n in range(3)),
+        return_exceptions=True,
+    )
+    assert [type(answer) for answer in answers] == [Enrolled, ZeroDivisionError, Enrolled]
+    assert (await Enrolments(engine).key(key.id)).uses == 2
+
+
+async def test_many_enrolments_take_few_statements(engine, services, monkeypatch):
+    admins, machines = services
+    key, digest = await make(admins, max_uses=99)
+    ran = []
+    transact = engine._writes.transact
+
+    async def watched(units):
+        async def watching(transaction):
+            for name in ("fetch", "hold", "run"):
+                monkeypatch.setattr(
+                    transaction, name, noting(getattr(transaction, name)), raising=True
+                )
+            return await units[0](transaction)
+
+        return await transact([watching])
+
+    def noting(method):
+        async def noted(sql, *params):
+            ran.append(sql)
+            return await method(sql, *params)
+
+        return noted
+
+    monkeypatch.setattr(engine._writes, "transact", watched)
+    counts = []
+    for first, number in ((0, 1), (1, 64)):
+        ran.clear()
+        await asyncio.gather(
+            *(
+                machines.request(bearer(key, digest, f"t{n}"), Wanted(f"pc-{n}", ""))
+                for n in range(first, first + number)
+            )
+        )
+        counts.append(len(ran))
+    assert counts[0] == counts[1] > 0
+
+
+async def test_a_proof_is_good_for_one_of_the_requests_of_a_transaction(database_url, tmp_path):
+    async with open_postgres(database_url, tell=lambda _: None) as engine:
+        admins, machines = serve(engine, tmp_path)
+        key, digest = await make(admins, max_uses=9)
+        answers = await asyncio.gather(
+            *(
+                machines.request(bearer(key, digest, f"t{n}", "digest"), Wanted(f"pc-{n}", ""))
+                for n in range(3)
+            )
+        )
+        later = await machines.request(bearer(key, digest, "t9", "digest"), Wanted("pc-9", ""))
+    assert [type(answer) for answer in answers] == [Enrolled, Problem, Problem]
+    assert {answer.code for answer in (*answers[1:], later)} == {"proof-invalid"}
 
 
 async def test_a_key_that_is_revoked_meanwhile_makes_nothing(services):

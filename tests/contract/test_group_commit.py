@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from gateway.store.engine import StoreUnavailable, as_json, is_in, rows_of
+from gateway.store.engine import Part, StoreUnavailable, as_json, is_in, rows_of
 from tests.contract.domain import PATIENCE, RULE_BROKEN, Halt, an_event, append, refusing, soon
 
 _GIVEN = f"SELECT name, name, role, '' FROM {rows_of(1, 'name', 'role')}"  # noqa: S608 - our own columns
@@ -91,6 +91,64 @@ async def test_a_unit_that_fails_undoes_itself_only(engine, role, failure):
         await engine.write(failing)
     await engine.write(adding("next"))
     assert await users(engine) == {"half", "whole", "before", "after", "next"}
+
+
+class Adding:
+    """A work that adds users together, `role` for each of them."""
+
+    def __init__(self, role="member"):
+        self.role = role
+        self.seen = []
+
+    async def __call__(self, transaction, names):
+        self.seen.append(names)
+        for name in names:
+            await transaction.run(_INSERT, name, "emperor" if name == "nero" else self.role)
+        return [name.upper() for name in names]
+
+
+async def test_the_parts_of_a_work_are_done_together(engine):
+    one, other = Adding(), Adding("admin")
+    held, task = await hold(engine)
+    tasks = await waiting(
+        engine, Part(one, "a"), adding("b"), Part(other, "c"), Part(one, "d"), Part(other, "e")
+    )
+    held.go()
+    answers = await soon(asyncio.gather(task, *tasks), "the end of all units")
+    assert answers[1:] == ["A", ("b",), "C", "D", "E"], "each asker was expected its own answer"
+    assert (one.seen, other.seen) == ([["a", "d"]], [["c", "e"]])
+    assert {"a", "b", "c", "d", "e"} <= await users(engine)
+
+
+async def test_a_part_that_fails_undoes_itself_only(engine):
+    work = Adding()
+    held, task = await hold(engine)
+    tasks = await waiting(engine, *(Part(work, name) for name in ("a", "nero", "b")))
+    held.go()
+    await soon(task, "the end of the unit that was held")
+    with refusing(RULE_BROKEN, "the part that breaks a rule"):
+        await soon(tasks[1], "the end of the failing part")
+    assert await soon(asyncio.gather(tasks[0], tasks[2]), "the parts beside it") == ["A", "B"]
+    assert work.seen[0] == ["a", "nero", "b"]
+    assert work.seen[-3:] == [["a"], ["nero"], ["b"]]
+    assert await users(engine) == {"half", "whole", "a", "b"}
+
+
+async def test_a_work_without_a_result_for_each_part_changes_nothing(engine):
+    async def forgetful(transaction, names):
+        await transaction.run(_INSERT, names[0], "member")
+        return []
+
+    with refusing(RuntimeError, "a work that forgets a result"):
+        await engine.write(Part(forgetful, "a"))
+    held, task = await hold(engine)
+    tasks = await waiting(engine, Part(forgetful, "b"), Part(forgetful, "c"))
+    held.go()
+    await soon(task, "the end of the unit that was held")
+    for each in tasks:
+        with refusing((RuntimeError, ValueError), "a work that forgets a result"):
+            await soon(each, "the end of the part")
+    assert await users(engine) == {"half", "whole"}
 
 
 async def test_a_unit_whose_asker_goes_away_is_done_or_not_but_never_half(engine):
