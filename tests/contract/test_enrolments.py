@@ -84,13 +84,28 @@ async def test_enrolments_are_listed_by_their_place_and_number(engine, services)
     assert await table.after(None, NOW, 9, found[0].place, 1) == found[2:]
 
 
-async def test_the_last_use_is_one_machines(services):
+def transactions(engine, monkeypatch):
+    """Counts the transactions from now on."""
+    counted = []
+    transact = engine._writes.transact
+
+    async def counting(units):
+        counted.append(len(units))
+        return await transact(units)
+
+    monkeypatch.setattr(engine._writes, "transact", counting)
+    return counted
+
+
+async def test_the_last_use_is_one_machines(engine, services, monkeypatch):
     admins, machines = services
     key, digest = await make(admins, max_uses=2)
+    counted = transactions(engine, monkeypatch)
     answers = await asyncio.gather(
         *(machines.request(bearer(key, digest, f"t{n}"), Wanted(f"pc-{n}", "")) for n in range(8))
     )
     assert sum(isinstance(answer, Enrolled) for answer in answers) == 2
+    assert counted == [1]
 
 
 async def test_many_machines_are_written_in_turns(engine, services, monkeypatch):
@@ -170,19 +185,6 @@ async def test_a_proof_is_used_once_among_nodes(database_url):
     async with open_postgres(database_url, tell=lambda _: None) as engine:
         used = [await engine.write(lambda t: proofs.use(t, ["digest"])) for _ in range(2)]
     assert used == [{"digest"}, set()]
-
-
-async def transactions(engine, monkeypatch):
-    """Counts the transactions from now on."""
-    counted = []
-    transact = engine._writes.transact
-
-    async def counting(units):
-        counted.append(len(units))
-        return await transact(units)
-
-    monkeypatch.setattr(engine._writes, "transact", counting)
-    return counted
 
 
 class Play:
@@ -298,7 +300,7 @@ async def test_requests_of_one_transaction_are_answered_as_one_after_the_other(
         chances = [random.Random(f"{seed} {turn}") for _ in range(2)]  # noqa: S311 - a story
         expected = [await ask() for ask in alone.asks(chances[0])]
         with monkeypatch.context() as patch:
-            counted = await transactions(engine, patch)
+            counted = transactions(engine, patch)
             answers = await asyncio.gather(*(ask() for ask in together.asks(chances[1])))
         assert answers == expected
         assert counted == [1], "one transaction, of one unit, was expected for all requests"
