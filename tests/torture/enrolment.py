@@ -29,9 +29,9 @@ from typing import Any
 import aiohttp
 
 from gateway.app import run_gateway
+from gateway.core import enrolment as rules
 from gateway.core.dpop import Jwk, thumbprint_of
 from gateway.runtime.logs import configure
-from gateway.services import enrolment as service
 from gateway.store import enrolments
 from tests.support.harness import harness, settings_for
 from tests.support.ice import Ice, Refused
@@ -87,9 +87,7 @@ def _doom(writer: Any, notes: Any) -> None:
 
     async def doomed(group: Any) -> bool:
         nonlocal begun
-        begun += bool(aims) and any(
-            getattr(unit, "__qualname__", "").startswith(_OURS) for unit, _ in group
-        )
+        begun += bool(aims) and any(_whose(unit).startswith(_OURS) for unit, _ in group)
         aim = aims[0] if aims and begun == aims[0].nth else None
         if aim is not None and aim.moment == "before":
             kill_itself(0.0)
@@ -111,23 +109,28 @@ def _doom(writer: Any, notes: Any) -> None:
     asyncio.get_running_loop().add_reader(notes.fileno(), hear)
 
 
+def _whose(unit: Any) -> str:
+    """The name of the function that makes a unit, or that does it with others."""
+    return str(getattr(getattr(unit, "work", unit), "__qualname__", ""))
+
+
 # --- faults that this has to find ----------------------------------------------------------------
 
 
 def _renew_nothing() -> None:
-    service.rules.may_renew = lambda enrolment, ice: False
+    rules.may_renew = lambda enrolment, ice: False
 
 
 def _count_apart() -> None:
-    count_use = enrolments.count_use
+    count_uses = enrolments.count_uses
 
-    async def apart(transaction: Any, key_id: str) -> None:
+    async def apart(transaction: Any, key_id: str, uses: int) -> None:
         await transaction.run("COMMIT")
-        await asyncio.sleep(0.2)
+        time.sleep(0.2)  # noqa: ASYNC251 - SQLite runs it in a thread, which cannot wait for the loop
         await transaction.run("BEGIN IMMEDIATE")
-        await count_use(transaction, key_id)
+        await count_uses(transaction, key_id, uses)
 
-    enrolments.count_use = apart
+    enrolments.count_uses = apart
 
 
 _RENEW, _APART = "renew-nothing", "count-in-another-transaction"
