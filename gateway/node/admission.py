@@ -26,9 +26,9 @@ from gateway.node.log_follower import LogFollower
 from gateway.node.restore_hold import RestoreHold
 from gateway.node.screening import Screening, replayed
 from gateway.node.verdict import Admitted, Candidate, Handshake, Refused, Unrecognised
-from gateway.store.engine import StoreUnavailable
+from gateway.store import ices
+from gateway.store.engine import Engine, Part, StoreUnavailable
 from gateway.store.ice_loader import IceLoader, Reading
-from gateway.store.ice_registrar import IceRegistrar
 
 MAX_AGE: Final = 1.0
 """Seconds after which an ICE is read again."""
@@ -45,9 +45,9 @@ class Admission:
         self,
         *,
         screening: Screening,
+        engine: Engine,
         hub: Hub[Any],
         loader: IceLoader,
-        registrar: IceRegistrar,
         follower: LogFollower,
         restore_hold: RestoreHold,
         lease: Lease,
@@ -57,10 +57,10 @@ class Admission:
     ) -> None:
         self.screening = screening
         """Checks handshakes before the database is asked."""
+        self._engine = engine
         self._hub = hub
         self.loader = loader
         """Loads the ICEs of the handshakes."""
-        self._registrar = registrar
         self._follower = follower
         self._restore_hold = restore_hold
         self._lease = lease
@@ -201,7 +201,7 @@ class Admission:
                 "key_thumbprint": candidate.thumbprint,
             },
         )
-        logged = await self._registrar.register(ice, registered, event)
+        logged = await self._engine.write(Part(ices.register, (ice, registered, event)))
         return None if logged is None else Admitted(registered, logged.seq, at, reading)
 
     def _is_current(self, admitted: Admitted) -> bool:

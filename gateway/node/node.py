@@ -58,7 +58,6 @@ from gateway.store.acknowledgements import Acknowledgements
 from gateway.store.engine import Engine
 from gateway.store.ice_listing import Ices
 from gateway.store.ice_loader import IceLoader
-from gateway.store.ice_registrar import IceRegistrar
 from gateway.store.key_file import KeyStore
 from gateway.store.nodes import Nodes, forget_all
 
@@ -217,9 +216,9 @@ class Node:
                 monotonic=monotonic,
                 attempts=limits.attempts,
             ),
+            engine=engine,
             hub=self.hub,
             loader=IceLoader(engine, monotonic),
-            registrar=IceRegistrar(engine),
             follower=self.log,
             restore_hold=self.restore_hold,
             lease=self.lease,

@@ -110,6 +110,16 @@ async def replace(
     Raises:
         Stale: one of the old ICEs is no longer what the table holds.
     """
+    if len(await _put(transaction, changes)) != len(changes):
+        raise Stale
+    moved = [new for old, new, _ in changes if new.provisionedto != old.provisionedto]
+    if moved:
+        await _set_owners(transaction, moved)
+    return events.append(transaction, [event for _, _, event in changes])
+
+
+async def _put(transaction: Transaction, changes: Sequence[tuple[Ice, Ice, Event]]) -> set[str]:
+    """Put the new ICEs in place of those old ones that are what the table holds; returns their names."""
     # SQLite rewrites an index if a statement sets one of its columns, even to the same value.
     names = tuple(
         name
@@ -117,16 +127,11 @@ async def replace(
         if any(getattr(new, name) != getattr(old, name) for old, new, _ in changes)
     )
     names = names or (_UNINDEXED,)
-    changed = await transaction.run(
+    rows = await transaction.fetch(
         _replacement(names),
         as_json([columns_of(new, names) + columns_of(old, _GUARDS) for old, new, _ in changes]),
     )
-    if changed != len(changes):
-        raise Stale
-    moved = [new for old, new, _ in changes if new.provisionedto != old.provisionedto]
-    if moved:
-        await _set_owners(transaction, moved)
-    return events.append(transaction, [event for _, _, event in changes])
+    return {name for (name,) in rows}
 
 
 @lru_cache(64)
@@ -140,7 +145,10 @@ def _replacement(names: tuple[str, ...]) -> str:
         *(f"{'#' * (name == 'generation')}new_{name}" for name in names),
         *(f"{'#' * (name == 'generation')}old_{name}" for name in _GUARDS),
     )
-    return f"UPDATE ice_tokens SET {', '.join(wanted)} FROM {given} WHERE {_UNCHANGED}"
+    return (
+        f"UPDATE ice_tokens SET {', '.join(wanted)} FROM {given} WHERE {_UNCHANGED}"
+        " RETURNING ice_tokens.ice_name"
+    )
 
 
 async def _set_owners(transaction: Transaction, moved: Sequence[Ice]) -> None:
@@ -195,16 +203,23 @@ async def describe(
     return events.append(transaction, [event for *_, event in changes])
 
 
-async def swap(transaction: Transaction, old: Ice, new: Ice, event: Event) -> AppendedEvent | None:
-    """`replace` for one; None where it is stale.
-
-    It returns rather than raises, so that the other units of the group still commit.
-    """
-    try:
-        [appended] = await replace(transaction, [(old, new, event)])
-    except Stale:
-        return None
-    return appended
+async def register(
+    transaction: Transaction, changes: Sequence[tuple[Ice, Ice, Event]]
+) -> list[AppendedEvent | None]:
+    """`replace` for each that is not stale; None for the others. Of several changes of one ICE the first counts."""
+    firsts: dict[str, tuple[Ice, Ice, Event]] = {}
+    for change in changes:
+        firsts.setdefault(change[0].ice_name, change)
+    fresh = await _put(transaction, list(firsts.values()))
+    logged = {
+        name: events.append(transaction, [event])[0]
+        for name, (_, _, event) in firsts.items()
+        if name in fresh
+    }
+    return [
+        logged.get(change[0].ice_name) if firsts[change[0].ice_name] is change else None
+        for change in changes
+    ]
 
 
 async def expire_unused(transaction: Transaction, user: str, now: datetime) -> None:

@@ -18,6 +18,7 @@ from gateway.core.problems import Problem, refusal
 from gateway.services.enrolment import AT_ONCE, EnrolmentService
 from gateway.services.enrolment_keys import EnrolmentKeyService, NewKey
 from gateway.store import enrolments, ices, proofs
+from gateway.store.engine import Part
 from gateway.store.enrolments import Enrolments
 from gateway.store.key_file import KeyStore
 from gateway.store.postgres.engine import open_postgres
@@ -258,9 +259,7 @@ class Play:
         for name, ice in sorted((await self.ices()).items()):
             if ice.status is Status.PROVISIONED and chance.random() < 0.3:
                 new = ice.register(name, now=NOW)
-                await self.engine.write(
-                    lambda t, ice=ice, new=new: ices.swap(t, ice, new, an_event("register", new))
-                )
+                await self.engine.write(Part(ices.register, (ice, new, an_event("register", new))))
 
     async def ices(self):
         names = [f"{self.prefix}pc-{number}" for number in range(4)]

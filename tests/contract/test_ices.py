@@ -17,7 +17,7 @@ from gateway.core.labels import MAX_LABELS
 from gateway.core.search import MAX_WORDS
 from gateway.core.version_key import version_key
 from gateway.store import ices, sessions
-from gateway.store.engine import StoreUnavailable
+from gateway.store.engine import Part, StoreUnavailable
 from gateway.store.ice_filter import IceFilter
 from gateway.store.ice_listing import Ices
 from gateway.store.ice_loader import IceLoader
@@ -150,15 +150,57 @@ async def test_of_two_swaps_that_race_exactly_one_wins(engine, open_store):
             assert len(await log(engine)) == before + 1, "the winner's event alone was expected"
 
 
+async def register(engine, *changes):
+    """What each registration learns: of an ICE, or of an ICE and what it is to become."""
+    pairs = [one if isinstance(one, tuple) else (one, registered(one)) for one in changes]
+    items = [(old, new, an_event("register", new, key=new.key_thumbprint)) for old, new in pairs]
+    parts = (Part(ices.register, item) for item in items)
+    return await asyncio.gather(*map(engine.write, parts), return_exceptions=True)
+
+
+async def several(engine, count=4):
+    found = [an_ice(f"lab-{number}") for number in range(count)]
+    for ice in found:
+        await add(engine, ice)
+    return found
+
+
+async def test_a_stale_registration_is_refused_alone(engine):
+    first, stale, *others = await several(engine)
+    await change(engine, (stale, registered(stale)))
+    before = len(await log(engine))
+    done = await register(engine, first, stale, *others)
+    assert done[1] is None, "another change had come first"
+    assert told([done[0], *done[2:]]) == told((await log(engine))[before:])
+    for ice in (first, *others):
+        assert await entry(engine, ice.ice_name) == registered(ice)
+
+
+async def test_a_registration_that_breaks_a_rule_fails_alone(engine):
+    first, bad, *others = await several(engine)
+    without_key = replace(registered(bad), key_thumbprint=None)
+    done = await register(engine, first, (bad, without_key), *others)
+    assert isinstance(done[1], RULE_BROKEN)
+    assert await entry(engine, bad.ice_name) == bad
+    for ice in (first, *others):
+        assert await entry(engine, ice.ice_name) == registered(ice)
+
+
+async def test_of_two_registrations_of_one_ice_the_first_counts(engine):
+    first, other, *_ = await several(engine)
+    second = replace(registered(first), key_thumbprint="another key")
+    done = await register(engine, first, (first, second), other)
+    assert done[1] is None, "the second was expected to read again"
+    assert None not in (done[0], done[2])
+    assert await entry(engine, first.ice_name) == registered(first)
+
+
 async def test_a_registration_whose_token_expired_meanwhile_is_stale(engine):
     """Disabling the user lets it expire, and changes neither status nor generation."""
     ice = an_ice()
     await add(engine, ice)
     await engine.write(lambda t: ices.expire_unused(t, "alice", minutes(1)))
-    late = await engine.write(
-        lambda t: ices.swap(t, ice, registered(ice), an_event("register", ice))
-    )
-    assert late is None
+    assert await register(engine, ice) == [None]
     expired = replace(ice, expireson=minutes(1))
     assert await entry(engine) == expired
     await change(engine, (expired, registered(expired)))

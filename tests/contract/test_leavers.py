@@ -234,7 +234,8 @@ async def test_a_registration_that_is_first_is_seen(open_store, engine, book, wa
     halt = Halt()
 
     async def register(transaction):
-        logged = await ices.swap(transaction, ice, registered(ice), an_event("register", ice))
+        event = an_event("register", ice)
+        [logged] = await ices.register(transaction, [(ice, registered(ice), event)])
         await halt.stop()
         return logged
 

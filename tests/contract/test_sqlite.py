@@ -17,7 +17,7 @@ import pytest
 from gateway.core.times import to_text
 from gateway.store import ices
 from gateway.store.accounts import Accounts
-from gateway.store.engine import StoreRefused, StoreUnavailable, begin
+from gateway.store.engine import Part, StoreRefused, StoreUnavailable, begin
 from gateway.store.events import Events
 from gateway.store.ice_listing import Ices
 from gateway.store.restore_mark import find_mark
@@ -152,7 +152,7 @@ async def test_who_lost_a_race_leaves_the_group_it_was_in_alone(engine, writer):
     event = an_event("change", ice)
     done = await asyncio.gather(
         *(append(engine, an_event()) for _ in range(10)),
-        engine.write(lambda t: ices.swap(t, stale, ice, event)),
+        engine.write(Part(ices.register, (stale, ice, event))),
         *(append(engine, an_event()) for _ in range(10)),
     )
     assert done[10] is None, "a stale swap was expected to be told as None"
