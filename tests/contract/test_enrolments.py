@@ -10,7 +10,6 @@ from datetime import timedelta
 import pytest
 
 from client.protocol import EnrolmentCode
-from gateway.core import enrolment as rules
 from gateway.core.enrolment import EnrolmentState, Wanted
 from gateway.core.enrolment_request import Bearer, Enrolled, NotGenuine, Waiting
 from gateway.core.ice import IceType, Status
@@ -308,19 +307,20 @@ async def test_requests_of_one_transaction_are_answered_as_one_after_the_other(
         await together.meanwhile(chances[1])
 
 
-async def test_a_request_that_fails_fails_alone(engine, services, monkeypatch):
+class Broken:
+    """What a machine wants, and nobody can read."""
+
+    @property
+    def ice_name(self):
+        raise ZeroDivisionError
+
+
+async def test_a_request_that_fails_fails_alone(engine, services):
     admins, machines = services
     key, digest = await make(admins, max_uses=9)
-    name_for = rules.name_for
-
-    def failing(key, wanted):
-        if wanted.hostname == "pc-1":
-            raise ZeroDivisionError
-        return name_for(key, wanted)
-
-    monkeypatch.setattr(rules, "name_for", failing)
+    wants = [Wanted("pc-0", ""), Broken(), Wanted("pc-2", "")]
     answers = await asyncio.gather(
-        *(machines.request(bearer(key, digest, f"t{n}"), Wanted(f"pc-{n}", "")) for n in range(3)),
+        *(machines.request(bearer(key, digest, f"t{n}"), want) for n, want in enumerate(wants)),
         return_exceptions=True,
     )
     assert [type(answer) for answer in answers] == [Enrolled, ZeroDivisionError, Enrolled]
