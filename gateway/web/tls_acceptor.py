@@ -1,7 +1,6 @@
 """Accepts TLS connections and tracks those in the TLS handshake.
 
-asyncio's server passes a connection to its protocol only after the handshake. Until then load shedding could
-neither count nor abort it.
+Load shedding counts and may abort them before their protocol sees them, which is after the handshake.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ from collections.abc import Callable
 from typing import Final
 
 from gateway.web.load_shedding import LoadShedding
+from gateway.web.tls_transport import TlsTransport
 
 _AFTER_SHEDDING: Final = 0.01
 """Seconds until the handles of aborted connections are released."""
@@ -112,18 +112,26 @@ class TlsAcceptor:
     async def _shake_hands(self, handshake: _Handshake) -> None:
         connection = handshake.connection
         connection.setblocking(False)  # noqa: FBT003
+        done = self._loop.create_future()
+        transport = TlsTransport(
+            self._protocol_factory,
+            self._context,
+            done,
+            handshake_timeout=self._handshake_timeout,
+            shutdown_timeout=self._shutdown_timeout,
+        )
         try:
-            await self._loop.connect_accepted_socket(
-                self._protocol_factory,
-                connection,
-                ssl=self._context,
-                ssl_handshake_timeout=self._handshake_timeout,
-                ssl_shutdown_timeout=self._shutdown_timeout,
-            )
-        except OSError:  # aborted, closed by the client, too slow, or not TLS
+            await self._loop.connect_accepted_socket(lambda: transport, connection)
+        except OSError:  # closed by the client
             connection.close()
         except asyncio.CancelledError:
             connection.close()
             raise
+        else:
+            try:
+                await done
+            except asyncio.CancelledError:
+                transport.abort()
+                raise
         finally:
             self._load_shedding.forget(handshake)
