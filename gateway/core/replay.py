@@ -113,7 +113,10 @@ class JtiCache:
         self.forgotten_until = -math.inf
         """Proofs that were fresh until before this time may have been forgotten."""
         self._until: dict[bytes, float] = {}
-        self._queue: list[tuple[float, bytes]] = []  # a heap by expiry
+        # Names by the second in which they expire, and a heap of these seconds: a heap of the names with their
+        # times would hold a tuple for each.
+        self._due: dict[int, list[bytes]] = {}
+        self._seconds: list[int] = []
 
     def __len__(self) -> int:
         return len(self._until)
@@ -128,15 +131,19 @@ class JtiCache:
         self._forget(now)
         name = proof_id(proof.thumbprint, proof.jti)
         self._until[name] = until
-        heapq.heappush(self._queue, (until, name))
+        second = math.floor(until)
+        if second not in self._due:
+            self._due[second] = []
+            heapq.heappush(self._seconds, second)
+        self._due[second].append(name)
 
     def _forget(self, now: float) -> None:
         self.forgotten_until = max(self.forgotten_until, now)
-        while self._queue and self._queue[0][0] < now:
-            _, name = heapq.heappop(self._queue)
-            # A proof that was used again after it expired has a later expiry.
-            if self._until.get(name, now) < now:
-                del self._until[name]
+        while self._seconds and self._seconds[0] + 1 <= now:
+            for name in self._due.pop(heapq.heappop(self._seconds)):
+                # A proof that was used again after it expired has a later expiry.
+                if self._until.get(name, now) < now:
+                    del self._until[name]
 
 
 @lru_cache(1)  # called several times in a row for each proof

@@ -151,7 +151,6 @@ class WebSocket(asyncio.Protocol):
         self._flooded = False
         self._credit = limits.burst
         self._byte_credit = limits.byte_burst
-        self._credited = 0.0
         self._message: bytearray | None = None
         self._closing = False
         self._gone = False
@@ -159,6 +158,7 @@ class WebSocket(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self.heard = self._loop.time()
         """When data was last received, in the loop's time."""
+        self._credited = self.heard
         self._lost: asyncio.Future[None] | None = None
 
     @property
@@ -194,7 +194,6 @@ class WebSocket(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Start on a transport after its handshake."""
         self._transport = cast("asyncio.Transport", transport)  # uvloop's are not a subclass
-        self._credited = self._loop.time()
 
     def begin_with(self, data: bytes) -> None:
         """Process data that arrived with the handshake, after the welcome is sent."""

@@ -176,4 +176,5 @@ def test_what_can_not_be_used_again_is_forgotten():
         now = NOW + second
         replays.remember(Proof("key", str(second), now, None), now + 60, now)
         assert len(replays) <= 301, "memory must not grow with the proofs of a lifetime"
-    assert len(replays._queue) <= 301
+    assert sum(map(len, replays._due.values())) <= 301
+    assert len(replays._seconds) <= 301
