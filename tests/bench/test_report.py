@@ -50,6 +50,17 @@ def test_a_ratio_needs_both_sides_of_the_same_round():
     assert measured.spread(OURS).values == (10,)
 
 
+def test_what_binds_the_steps_is_said_once_it_was_measured():
+    steps = {name: 1.0 for name, _ in report.PARTS} | {"together_us": 30.0}
+    layer, whole = {"admission_cpu_us": 60.0}, {"admission_cpu_us": 100.0}
+    before = results({GATEWAY: whole, SESSION_LAYER: layer, STEPS: steps})
+    now = {GATEWAY: whole, SESSION_LAYER: layer, STEPS: {**steps, "waits_us": 2.7, "caches_us": 41}}
+    said = set(report.microseconds(results(now))) - set(report.microseconds(before))
+    (sentence,) = said - {""}
+    assert "2.70 µs" in sentence
+    assert "41.0 µs" in sentence
+
+
 def test_a_sum_needs_all_its_parts_in_the_round():
     whole, parts = (
         results({GATEWAY: {"a": 6}, STEPS: {"b": 1, "c": 2}}, {GATEWAY: {"a": 6}}),
@@ -152,7 +163,7 @@ def test_the_charts_show_what_bench_json_says():
 def test_no_figure_is_measured_without_being_shown():
     shown = {goal.measured.name for goal in GOALS if isinstance(goal.measured, Figure)}
     shown |= {column.name for column in (*report.COLUMNS, *report.ALONE)}
-    shown |= {name for name, _ in report.PARTS}
+    shown |= {name for name, _ in report.PARTS} | {*report.BINDING}
     measured = {
         name
         for one in json.loads(report.BENCH.read_text("utf-8"))["rounds"]
