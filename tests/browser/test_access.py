@@ -224,36 +224,9 @@ async def every_dialog(page, running):
     yield "problem"
 
 
-@looks("dark", 360)
-async def test_pages_hold_to_axe_and_to_the_width(new_admin, running, nodes, scheme, width):
-    operation = await inhabited(running)
-    look = {"color_scheme": scheme, "viewport": {"width": width, "height": 900}}
-    stranger = await new_admin(None, **look)
-    page = await stranger.open("login")
-    further = 320 if width == 360 else 1920
-    await hold_to_axe(page, "login")
-    await hold_to_width(page, "login", further)
-    admin = await new_admin(**look)
-    admin.expected = {404}
-    page = await admin.open()
-    links = page.get_by_role("navigation", name="Main").get_by_role("link")
-    found = await links.evaluate_all("links => links.map(link => link.getAttribute('href'))")
-    assert found == NAV
-    ices = [f"ices/{name}" for name in ("waiting-1", "lab-berlin-1", "off-1", "gone-1", "nowhere")]
-    more = [
-        "nodes",
-        "enrolment/keys",
-        "pools/windows",
-        "operations?pool=windows",
-        f"operations/{operation}",
-        "operations?state=lost",
-        "?q=nowhere",
-    ]
-    found = (await running.admin.get("/schedules")).json["items"]
-    more += [f"schedules/{one['id']}" for one in found]
-    found = (await running.admin.get("/webhooks")).json["items"]
-    more += [f"webhooks/{one['id']}" for one in found]
-    for address in [*NAV, *more, *ices]:
+async def hold_pages(page, running, addresses, further):
+    """Hold each page to axe and to the width, with all that it folds away unfolded."""
+    for address in addresses:
         answer = await page.goto(f"{running.url}/admin/{address}")
         assert answer.ok or address == "ices/nowhere", f"{address} answered {answer.status}"
         for summary in await page.locator("summary").all():
@@ -265,6 +238,54 @@ async def test_pages_hold_to_axe_and_to_the_width(new_admin, running, nodes, sch
                 await page.locator(".more").first.click()
         await hold_to_axe(page, address)
         await hold_to_width(page, address, further)
+
+
+async def details(running, enabled):
+    """The pages of the schedules and webhooks that are enabled, or of those that are not."""
+    return [
+        f"{kind}/{one['id']}"
+        for kind in ("schedules", "webhooks")
+        for one in (await running.admin.get(f"/{kind}")).json["items"]
+        if one["enabled"] is enabled
+    ]
+
+
+def beyond(width):
+    """A width at which a page that is shown at this one is looked at besides."""
+    return 320 if width == 360 else 1920
+
+
+@looks("dark", 360)
+async def test_pages_hold_to_axe_and_to_the_width(new_admin, running, nodes, scheme, width):
+    operation = await inhabited(running)
+    look = {"color_scheme": scheme, "viewport": {"width": width, "height": 900}}
+    stranger = await new_admin(None, **look)
+    page = await stranger.open("login")
+    await hold_to_axe(page, "login")
+    await hold_to_width(page, "login", beyond(width))
+    admin = await new_admin(**look)
+    admin.expected = {404}
+    page = await admin.open()
+    links = page.get_by_role("navigation", name="Main").get_by_role("link")
+    found = await links.evaluate_all("links => links.map(link => link.getAttribute('href'))")
+    assert found == NAV
+    others = ["nodes", "enrolment/keys", "pools/windows", f"operations/{operation}"]
+    others += [*await details(running, enabled=True), "ices/lab-berlin-1", "ices/nowhere"]
+    await hold_pages(page, running, [*NAV, *others], beyond(width))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("scheme", "width"), LOOKS)
+async def test_pages_hold_to_axe_and_to_the_width_in_other_states(
+    new_admin, running, scheme, width
+):
+    await inhabited(running)
+    admin = await new_admin(color_scheme=scheme, viewport={"width": width, "height": 900})
+    page = await admin.open()
+    states = [f"ices/{name}" for name in ("waiting-1", "off-1", "gone-1")]
+    states += ["operations?pool=windows", "operations?state=lost", "?q=nowhere"]
+    states += await details(running, enabled=False)
+    await hold_pages(page, running, states, beyond(width))
 
 
 async def every_dialog_of_work(page, running):
