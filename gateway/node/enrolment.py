@@ -11,13 +11,12 @@ from typing import Final
 
 import msgspec
 
-from client.protocol import PATH, EnrolmentCode, RefusalCode
+from client.protocol import EnrolmentCode, RefusalCode
 from gateway.core import enrolment as rules
-from gateway.core.dpop import Invalid, Proof, normalise, verify
 from gateway.core.problems import Problem, refusal
 from gateway.core.secret import Secret
 from gateway.node.admission import Admission
-from gateway.node.verdict import Handshake
+from gateway.node.verdict import Handshake, Refused
 from gateway.store.key_file import KeyStore
 
 _SCHEME: Final = "bearer "
@@ -39,30 +38,21 @@ class Machine(msgspec.Struct, frozen=True, gc=False):
 class EnrolmentScreen:
     """Decides which requests may touch the database."""
 
-    def __init__(
-        self,
-        admission: Admission,
-        keys: KeyStore,
-        public_urls: Sequence[str],
-    ) -> None:
+    def __init__(self, admission: Admission, keys: KeyStore) -> None:
         self._admission = admission
         self._keys = keys
-        self._public = tuple(url + PATH for url in public_urls)
 
-    def check(self, request: Handshake, method: str, suffix: str) -> Machine | Problem:
+    async def check(self, request: Handshake, method: str, suffix: str) -> Machine | Problem:
         """Open the secret and check the proof for `method` on the URL of handshakes with this `suffix`."""
         secret = _secret(request.authorizations)
         key_id = None if secret is None else rules.id_of(secret)
         if secret is None or key_id is None or not self._keys.made_id(key_id):
             return self.refuse_secret(request.address)
-        proof = self._verify(request, secret, method, suffix)
-        if isinstance(proof, Problem):
-            return proof
-        admission = self._admission
-        screening = admission.screening
-        refused = screening.accept(proof, None, screening.replays.accept) or admission.refuse_all(
-            None
-        )
+        screening = self._admission.screening
+        proof = await screening.prove(request, secret, method, suffix)
+        if isinstance(proof, Refused):
+            return proof.problem
+        refused = self._admission.refuse_all(None)
         if refused is not None:
             return refused.problem
         name = screening.shared_id(proof)
@@ -74,26 +64,6 @@ class EnrolmentScreen:
         if wait:
             return refusal(RefusalCode.TOO_MANY_ATTEMPTS, retry_after=math.ceil(wait))
         return refusal(EnrolmentCode.KEY_INVALID)
-
-    def _verify(
-        self, request: Handshake, secret: Secret, method: str, suffix: str
-    ) -> Proof | Problem:
-        # RFC 9449 section 4.3, check 1: at most one DPoP header.
-        if len(request.proofs) != 1:
-            detail = "There must be exactly one DPoP header"
-            return refusal(RefusalCode.PROOF_INVALID, detail=detail)
-        names = [url + suffix for url in self._public or request.local]
-        proof = verify(
-            request.proofs[0],
-            token=secret.reveal(),
-            urls=frozenset(filter(None, map(normalise, names))),
-            expected=" or ".join(names),
-            method=method,
-        )
-        if isinstance(proof, Invalid):
-            detail = proof.detail[:1].upper() + proof.detail[1:]
-            return refusal(RefusalCode.PROOF_INVALID, detail=detail)
-        return proof
 
 
 def _secret(authorizations: Sequence[str]) -> Secret | None:

@@ -226,7 +226,7 @@ class Node:
             monotonic=monotonic,
             looked_up=meters.looked_up,
         )
-        self.enrolments = EnrolmentScreen(self.admission, keys, settings.server_public_url)
+        self.enrolments = EnrolmentScreen(self.admission, keys)
         self.membership = (
             Membership(
                 engine=engine,

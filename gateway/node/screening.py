@@ -15,6 +15,8 @@ from collections.abc import Awaitable, Callable
 from functools import lru_cache
 from typing import Final
 
+import msgspec
+
 from client.protocol import PATH, RefusalCode
 from gateway.core.dpop import Invalid, Proof, Signed, Url, normalise, read
 from gateway.core.problems import refusal
@@ -35,21 +37,38 @@ MAX_BATCH: Final = 128
 _SCHEME: Final = "dpop "
 
 
+_Verdict = Candidate | Unrecognised | Refused | Proof
+
+
+class _Proven(msgspec.Struct, frozen=True, gc=False):
+    """What a proof is for: a bearer's secret, the method, and the URL of handshakes with a suffix."""
+
+    secret: Secret
+    method: str
+    suffix: str
+
+
 class _Arrival:
     """A handshake in the steps of `_screen`; each adds its result."""
 
-    __slots__ = ("handshake", "opened", "proof", "signed", "token", "verdict", "verified")
+    __slots__ = ("handshake", "opened", "proof", "proven", "signed", "token", "verdict", "verified")
 
     token: Secret
-    opened: OpenedToken | RetiredToken
+    opened: OpenedToken | RetiredToken | None
     signed: Signed
     proof: Proof
 
     def __init__(
-        self, handshake: Handshake, verdict: asyncio.Future[Candidate | Unrecognised | Refused]
+        self,
+        handshake: Handshake,
+        verdict: asyncio.Future[_Verdict],
+        proven: _Proven | None = None,
     ) -> None:
         self.handshake = handshake
         self.verdict = verdict
+        self.opened = None
+        self.proven = proven
+        """For a request that is no handshake: what its proof has to be for. Its bearer is known."""
         self.verified = False
         """The signature helper has found the signature valid."""
 
@@ -93,7 +112,6 @@ class Screening:
         self._screening: asyncio.Task[None] | None = None
         """The last batch whose signatures are being checked."""
         self._public = tuple(url + PATH for url in public_urls)
-        self._urls = _normalised(self._public)
 
     async def screen(self, handshake: Handshake) -> Candidate | Unrecognised | Refused:
         """Open the token and check the proof, in a batch of at most `max_batch` waiting handshakes.
@@ -102,8 +120,24 @@ class Screening:
         caches, which makes an admission in a storm a tenth cheaper. A large batch has its signatures checked on
         another core.
         """
+        verdict = await self._arrive(handshake)
+        assert not isinstance(verdict, Proof)  # noqa: S101 - that is the verdict on a proof alone
+        return verdict
+
+    async def prove(
+        self, handshake: Handshake, secret: Secret, method: str, suffix: str
+    ) -> Proof | Refused:
+        """Check the proof of a bearer of `secret`, in a batch like `screen`.
+
+        It must be for `method` on the URL of handshakes with this `suffix`.
+        """
+        verdict = await self._arrive(handshake, _Proven(secret, method, suffix))
+        assert isinstance(verdict, Proof | Refused)  # noqa: S101 - it has no token
+        return verdict
+
+    async def _arrive(self, handshake: Handshake, proven: _Proven | None = None) -> _Verdict:
         loop = asyncio.get_running_loop()
-        arrival = _Arrival(handshake, loop.create_future())
+        arrival = _Arrival(handshake, loop.create_future(), proven)
         self._arrived.append(arrival)
         if len(self._arrived) == 1:
             loop.call_soon(self._screen_some)
@@ -153,7 +187,7 @@ class Screening:
 
     def _do(
         self,
-        step: Callable[[_Arrival], Candidate | Unrecognised | Refused | None],
+        step: Callable[[_Arrival], _Verdict | None],
         arrived: list[_Arrival],
     ) -> None:
         """Do one step of a whole batch."""
@@ -169,6 +203,9 @@ class Screening:
                     arrival.verdict.set_result(verdict)
 
     def _open_token(self, arrival: _Arrival) -> Refused | None:
+        if arrival.proven is not None:
+            arrival.token = arrival.proven.secret
+            return None
         handshake = arrival.handshake
         tokens = [
             value[len(_SCHEME) :].strip()
@@ -205,18 +242,24 @@ class Screening:
         return None
 
     def _check_claims(self, arrival: _Arrival) -> Refused | None:
-        names = self._public or arrival.handshake.local
-        urls = self._urls or _normalised(names)  # cached, as there are few
+        names, method, proven = self._public or arrival.handshake.local, "GET", arrival.proven
+        if proven is not None:
+            names, method = tuple(name + proven.suffix for name in names), proven.method
         proof = arrival.signed.proof(
-            token=arrival.token.reveal(), urls=urls, expected=" or ".join(names)
+            token=arrival.token.reveal(),
+            urls=_normalised(names),  # cached, as there are few
+            expected=" or ".join(names),
+            method=method,
         )
         if isinstance(proof, Invalid):
             return _invalid_proof(proof.detail, arrival.ice_name)
         arrival.proof = proof
         return None
 
-    def _use_proof(self, arrival: _Arrival) -> Candidate | Unrecognised | Refused:
+    def _use_proof(self, arrival: _Arrival) -> _Verdict:
         proof, opened, address = arrival.proof, arrival.opened, arrival.handshake.address
+        if opened is None:
+            return self.accept(proof, None, self.replays.accept) or proof
         if isinstance(opened, RetiredToken):
             # Its proof is remembered once the token has proved to be genuine.
             return self.accept(proof, None, self.replays.fresh) or Unrecognised(

@@ -103,7 +103,7 @@ class EnrolmentEndpoint:
 
         return answered
 
-    def _bearer(self, request: web.Request, address: str, suffix: str) -> Bearer | Problem:
+    async def _bearer(self, request: web.Request, address: str, suffix: str) -> Bearer | Problem:
         """Check all that needs no database."""
         refused = self._node.drain_refusal()
         if refused is None and self._running > self._max:
@@ -117,7 +117,7 @@ class EnrolmentEndpoint:
             address,
             local_urls(Upgrade.of(request)),
         )
-        machine = self._screen.check(headers, request.method, suffix)
+        machine = await self._screen.check(headers, request.method, suffix)
         if isinstance(machine, Problem):
             return machine
         return Bearer(
@@ -125,7 +125,7 @@ class EnrolmentEndpoint:
         )
 
     async def _request(self, request: web.Request, address: str) -> web.Response | Problem:
-        bearer = self._bearer(request, address, _SUFFIX)
+        bearer = await self._bearer(request, address, _SUFFIX)
         if isinstance(bearer, Problem):
             return bearer
         wanted = _wanted(await read_body(request, MAX_BODY))
@@ -133,7 +133,7 @@ class EnrolmentEndpoint:
 
     async def _poll(self, request: web.Request, address: str) -> web.Response | Problem:
         enrolment = request.match_info["id"]
-        bearer = self._bearer(request, address, f"{_SUFFIX}/{enrolment}")
+        bearer = await self._bearer(request, address, f"{_SUFFIX}/{enrolment}")
         if isinstance(bearer, Problem):
             return bearer
         return self._response(await self._service.poll(bearer, enrolment), address, made=200)

@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from gateway.core.ice import IceType
+from gateway.core.secret import Secret
 from gateway.core.times import utc_now
 from gateway.core.tokens import OpenedToken
 from gateway.node.admission import Admission
@@ -37,7 +38,7 @@ class Stage:
     def __init__(self, max_batch):
         self.keys = Keys()
         self._admission = Admission(
-            **dict.fromkeys(("hub", "loader", "registrar", "follower", "restore_hold", "lease")),
+            **dict.fromkeys(("engine", "hub", "loader", "follower", "restore_hold", "lease")),
             screening=Screening(
                 keys=self.keys,
                 shared=False,
@@ -140,6 +141,20 @@ class Screen:
         await asyncio.sleep(0)
         return begun
 
+    async def prove(self, *requests):
+        """Begin to check proofs that come at once, each with a secret, a method and a suffix."""
+        begun = [
+            asyncio.create_task(
+                self._screening.prove(
+                    Handshake((), (proof,), "192.0.2.1", ()), Secret(secret), method, suffix
+                )
+            )
+            for secret, proof, method, suffix in requests
+        ]
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        return begun
+
     async def _screen(self, name, proof):
         handshake = Handshake((f"DPoP {name}",), (proof,), "192.0.2.1", ())
         found = await self._screening.screen(handshake)
@@ -221,3 +236,36 @@ async def test_one_who_goes_while_the_helper_works_holds_up_nobody():
     screen.helper.asked[0][1].set_result(bytes([1, 1]))
     assert await detail(here) == "b"
     assert gone.cancelled() or gone.cancelling()
+
+
+async def test_the_proofs_of_other_requests_are_checked_with_those_of_handshakes():
+    screen = Screen()
+    key, where = Key(), f"{URL}/ice/v1/enrolments"
+    good = key.proof(where, "secret", htm="POST")
+    begun = await screen.prove(
+        ("secret", good, "POST", "/enrolments"),
+        ("other", key.proof(where, "secret", htm="POST"), "POST", "/enrolments"),
+        ("secret", key.proof(where, "secret", htm="POST"), "GET", "/enrolments"),
+        ("secret", key.proof(where, "secret", htm="POST"), "POST", ""),
+        ("secret", forged("a"), "POST", "/enrolments"),
+        ("secret", good, "POST", "/enrolments"),
+    )
+    handshakes = await screen.arrive(("a", proof("a")), ("b", proof("b")))
+    [(batch, answer), (_, later)] = screen.helper.asked
+    assert len(batch) == 6
+    answer.set_result(bytes([1, 1, 1, 1, 0, 1]))
+    later.set_result(bytes([1, 1]))
+    found = [await one for one in begun]
+    assert found[0].thumbprint
+    details = [one.problem.detail for one in found[1:]]
+    expected = (
+        "Ath is not",
+        "Htm must be GET",
+        "The proof was made for",
+        "The signature",
+        "The proof was used",
+    )
+    assert [text.startswith(start) for text, start in zip(details, expected, strict=True)] == [
+        True
+    ] * 5
+    assert [await detail(one) for one in handshakes] == ["a", "b"]
