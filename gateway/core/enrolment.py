@@ -6,6 +6,7 @@ Source: docs/api.md and docs/protocol.md.
 from __future__ import annotations
 
 import enum
+import functools
 import hmac
 import re
 import secrets
@@ -197,6 +198,7 @@ def id_of(secret: Secret) -> str | None:
     return None if found is None else found[1]
 
 
+@functools.lru_cache(maxsize=64)  # many machines have one key
 def is_ours(key_id: str, mac_key: bytes) -> bool:
     """Whether the id was authenticated with `mac_key`."""
     data = bytes.fromhex(key_id)
