@@ -1097,7 +1097,7 @@ def tell_stories(count, postgres=None):
     )
 
 
-@pytest.mark.parametrize("count", [10, pytest.param(60, marks=pytest.mark.long)])
+@pytest.mark.parametrize("count", [5, pytest.param(60, marks=pytest.mark.long)])
 def test_every_operation_comes_to_a_true_end(count):
     tell_stories(count)
 
