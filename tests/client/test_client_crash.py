@@ -41,11 +41,21 @@ async def steps(fork, place):
     return ended.steps
 
 
-async def test_killed_at_any_step_it_is_admitted_after_the_next_start(fork, place, steps, running):
+@pytest.mark.parametrize(
+    "starts",
+    [
+        pytest.param((False,), id="plainly"),
+        pytest.param((False, True), id="both ways", marks=pytest.mark.long),
+    ],
+)
+async def test_killed_at_any_step_it_is_admitted_after_the_next_start(
+    fork, place, steps, running, starts
+):
+    """`starts` says whether the next start is given the token again."""
     seen = set()
     for at, step in enumerate(steps):
         when = f"killed before step {at}, {step}"
-        for given_again in (False, True):
+        for given_again in starts:
             name = f"lab-{at:03}-{'again' if given_again else 'first'}"
             run, token, folder = await place(name)
             killed = await fork.run(
