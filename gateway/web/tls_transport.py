@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import math
 import ssl
 from collections.abc import Callable
 from typing import Any, Final, cast
@@ -17,6 +18,8 @@ from typing import Any, Final, cast
 RECORD: Final = 16 * 1024
 """Maximum bytes of data in a TLS record (RFC 8446 section 5.1); OpenSSL's buffers keep the size of what was in them."""
 
+MAX_ANSWERS: Final = 256 * 1024
+"""Bytes of TLS's own answers, such as updates of keys, that may wait for a client that reads nothing."""
 _NO_EXTRA: Final[dict[str, Any]] = {}  # otherwise each transport would have a dictionary of its own
 
 
@@ -36,12 +39,14 @@ class TlsTransport(asyncio.Protocol, asyncio.Transport):
         context: holds the server's certificate.
         waiter: is done when the handshake is done or has failed.
         handshake_timeout: seconds for the handshake.
-        shutdown_timeout: seconds for a client to answer our close_notify.
+        shutdown_timeout: seconds for a client to read more of what waits, then to answer our close_notify.
     """
 
     __slots__ = (
+        "_answers",
         "_app",
         "_context",
+        "_end_met",
         "_handshake_timeout",
         "_incoming",
         "_loop",
@@ -79,6 +84,8 @@ class TlsTransport(asyncio.Protocol, asyncio.Transport):
         self._state = _State.HANDSHAKE
         self._paused = False
         self._timer: asyncio.TimerHandle | None = None
+        self._answers = 0
+        self._end_met = False
 
     # --- the protocol of the socket ----------------------------------------------------------------
 
@@ -179,10 +186,13 @@ class TlsTransport(asyncio.Protocol, asyncio.Transport):
         return self._state is not _State.OPEN or self._tcp.is_closing()
 
     def close(self) -> None:
-        """Send close_notify, and close when the client has answered or time is up."""
+        """Send close_notify, and close when the client has answered or time is up.
+
+        What was written before is sent as long as the client reads; a protocol that cannot wait aborts.
+        """
         if self._state is _State.OPEN:
             self._state = _State.CLOSING
-            self._timer = self._loop.call_later(self._shutdown_timeout, self.abort)
+            self._limit_shutdown()
             self._tcp.resume_reading()
             self._read()
 
@@ -230,14 +240,34 @@ class TlsTransport(asyncio.Protocol, asyncio.Transport):
         if self._state is _State.CLOSING:
             self._say_goodbye()
         elif self._state is _State.OPEN:
-            self._flush()  # such as an update of keys
+            self._answer()
 
     def _may_read(self) -> bool:
         return (self._state is _State.OPEN and not self._paused) or self._state is _State.CLOSING
 
     def _decrypt(self) -> bytes:
-        """The data of the next record; empty if it has not arrived, or the client sends no more."""
-        if not self._incoming.pending and not self._ssl.pending():
+        """The data that has arrived, up to `RECORD` bytes; empty if there is none, or the client sends no more.
+
+        Small records are joined: otherwise each byte of a client could cost a call of the protocol above.
+        """
+        first = self._decrypt_record()
+        if not first or len(first) == RECORD or not self._incoming.pending:
+            return first
+        found, left = [first], RECORD - len(first)
+        try:
+            while left and (data := self._ssl.read(left)):
+                found.append(data)
+                left -= len(data)
+            self._end_met = left > 0
+        except ssl.SSLWantReadError:
+            pass
+        except ssl.SSLError:
+            self._end_met = True
+        return b"".join(found)
+
+    def _decrypt_record(self) -> bytes:
+        # OpenSSL says again that the client sends no more, or why it must not.
+        if not self._incoming.pending and not self._ssl.pending() and not self._end_met:
             return b""  # known without an exception
         try:
             data = self._ssl.read(RECORD)
@@ -257,7 +287,7 @@ class TlsTransport(asyncio.Protocol, asyncio.Transport):
         try:
             self._ssl.unwrap()
         except ssl.SSLWantReadError:
-            self._flush()
+            self._answer()
         except ssl.SSLError:
             self._flush()
             self.abort()
@@ -266,6 +296,25 @@ class TlsTransport(asyncio.Protocol, asyncio.Transport):
             self._state = _State.CLOSED
             self._stop_timer()
             self._tcp.close()
+
+    def _limit_shutdown(self, left: float = math.inf) -> None:
+        """Abort once the client reads none of what waits for it; `left` bytes waited the last time."""
+        waiting = self._tcp.get_write_buffer_size()
+        if waiting < left:
+            self._timer = self._loop.call_later(
+                self._shutdown_timeout, self._limit_shutdown, waiting
+            )
+        else:
+            self.abort()
+
+    def _answer(self) -> None:
+        """Send what TLS itself says, such as an update of keys; abort for a client that asks and does not read."""
+        if self._outgoing.pending:
+            unread = self._tcp.get_write_buffer_size() > 0
+            self._answers = self._outgoing.pending + (self._answers if unread else 0)
+            self._flush()
+            if self._answers > MAX_ANSWERS:
+                self.abort()
 
     def _flush(self) -> None:
         data = self._outgoing.read()

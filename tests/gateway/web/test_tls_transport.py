@@ -9,8 +9,11 @@ import tracemalloc
 
 import pytest
 import uvloop
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA384
+from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
-from gateway.web.tls_transport import TlsTransport
+from gateway.web.tls_transport import MAX_ANSWERS, RECORD, TlsTransport
 from tests.support.authority import Authority
 from tests.support.ice import PATIENCE, until
 
@@ -87,8 +90,32 @@ class Client:
         return found
 
 
+class KeyUpdates:
+    """Makes updates of a client's keys, which Python's client cannot (RFC 8446 sections 4.6.3, 5.2, 7.1 and 7.2)."""
+
+    def __init__(self, keylog):
+        lines = [line.split() for line in keylog.read_text().splitlines()]
+        self.secret = bytes.fromhex(
+            next(line[2] for line in lines if line[0] == "CLIENT_TRAFFIC_SECRET_0")
+        )
+
+    def next(self):
+        """A record that asks the server to update its keys, too."""
+        key, iv = self.derived(b"key", 32), self.derived(b"iv", 12)
+        content = b"\x18\x00\x00\x01\x01\x16"  # key_update, update_requested; a handshake's record
+        head = b"\x17\x03\x03" + (len(content) + 16).to_bytes(2, "big")
+        self.secret = self.derived(b"traffic upd", 48)
+        return head + AESGCM(key).encrypt(iv, content, head)
+
+    def derived(self, label, size):
+        info = size.to_bytes(2, "big") + bytes([6 + len(label)]) + b"tls13 " + label + b"\0"
+        return HKDFExpand(SHA384(), size, info).derive(self.secret)
+
+
 @contextlib.asynccontextmanager
-async def talking(authority, *, greeting=b"", shake=True, patience=PATIENCE, closing=PATIENCE):
+async def talking(
+    authority, *, greeting=b"", shake=True, patience=PATIENCE, closing=PATIENCE, keylog=None
+):
     """A client, and the recorder at the server's side of its connection; without `shake` what waits for that."""
     loop, above = asyncio.get_running_loop(), Recorder()
     shaken, context = loop.create_future(), authority.server_context("127.0.0.1")
@@ -105,7 +132,10 @@ async def talking(authority, *, greeting=b"", shake=True, patience=PATIENCE, clo
     server = await loop.create_server(accepted, "127.0.0.1", 0)
     async with asyncio.timeout(PATIENCE):
         streams = await asyncio.open_connection(*server.sockets[0].getsockname())
-        client = Client(authority.trust(), *streams)
+        trust = authority.trust()
+        if keylog is not None:
+            trust.keylog_filename = keylog
+        client = Client(trust, *streams)
         if shake:
             await client.does(client.tls.do_handshake, last=greeting)
             await shaken
@@ -180,14 +210,51 @@ def test_a_protocol_that_pauses_within_its_data_gets_no_more_of_it(run, authorit
                 above.transport.pause_reading()
 
             above.data_received = pausing
-            for part in (b"a" * 100, b"b" * 100):  # a record each
+            for part in (b"a" * RECORD, b"b" * 100):
                 client.tls.write(part)
             client.writer.write(client.outgoing.read())
             await until(lambda: above.received)
-            assert above.received == b"a" * 100
+            assert above.received == b"a" * RECORD
             above.paused = False
             above.transport.resume_reading()
-            await until(lambda: len(above.received) == 200)
+            await until(lambda: len(above.received) == RECORD + 100)
+
+    run(story())
+
+
+def test_small_records_are_delivered_together(run, authority):
+    """A client that sends each byte in a record of its own must not cost a call of the protocol for each."""
+
+    async def story():
+        async with talking(authority) as (client, above):
+            pieces, deliver = [], above.data_received
+            above.data_received = lambda data: (pieces.append(len(data)), deliver(data))
+            text = BIG[:5000]
+            for start in range(len(text)):
+                client.tls.write(text[start : start + 1])
+            client.writer.write(client.outgoing.read())
+            await until(lambda: len(above.received) == len(text))
+            assert above.received == text
+            assert len(pieces) < 500, pieces
+
+    run(story())
+
+
+@pytest.mark.parametrize("end", ["close", "garbage"])
+def test_what_comes_before_the_end_is_delivered(run, authority, end):
+    """Data, and what ends the connection, may arrive together."""
+
+    async def story():
+        async with talking(authority) as (client, above):
+            for part in (b"last ", b"words"):
+                client.tls.write(part)
+            if end == "close":
+                with pytest.raises(ssl.SSLWantReadError):
+                    client.tls.unwrap()
+            client.writer.write(client.outgoing.read() + b"\x17\x03\x03\x00\x20" + bytes(32))
+            await until(lambda: above.said[-1] == "lost")
+            assert above.received == b"last words"
+            assert above.said == ["made", *(["eof"] if end == "close" else []), "lost"]
 
     run(story())
 
@@ -234,6 +301,56 @@ def test_a_client_that_does_not_answer_our_close_is_cut(run, authority):
     run(story())
 
 
+class SlowSocket(asyncio.Transport):
+    """A socket whose client has read a little more each time that somebody looks."""
+
+    def __init__(self):
+        super().__init__()
+        self.sent, self.waiting, self.aborted = bytearray(), 5, asyncio.Event()
+
+    def write(self, data):
+        self.sent += data
+
+    def get_write_buffer_size(self):
+        self.waiting = max(0, self.waiting - 1)
+        return self.waiting
+
+    def is_closing(self):
+        return self.aborted.is_set()
+
+    def resume_reading(self):
+        """It reads."""
+
+    def abort(self):
+        self.aborted.set()
+
+
+def test_a_client_that_reads_slowly_is_not_cut(run, authority):
+    """What waits when we close is sent as long as the client reads on."""
+
+    async def story():
+        context, shaken = authority.server_context("127.0.0.1"), asyncio.Future()
+        server = TlsTransport(
+            Recorder, context, shaken, handshake_timeout=PATIENCE, shutdown_timeout=0.001
+        )
+        socket = SlowSocket()
+        server.connection_made(socket)
+        client = Client(authority.trust(), None, None)
+        while not shaken.done():
+            with contextlib.suppress(ssl.SSLWantReadError):
+                client.tls.do_handshake()
+            server.data_received(client.outgoing.read())
+            client.incoming.write(bytes(socket.sent))
+            socket.sent.clear()
+        socket.waiting = 100
+        server.close()
+        await asyncio.wait_for(socket.aborted.wait(), PATIENCE)
+        assert not socket.waiting
+        server.connection_lost(None)
+
+    run(story())
+
+
 def test_a_client_that_never_begins_is_cut(run, authority):
     async def story():
         async with talking(authority, shake=False, patience=0.01) as (client, shaken):
@@ -261,6 +378,25 @@ def test_what_is_not_tls_after_the_handshake_ends_the_connection(run, authority)
             assert not above.received
             above.transport.write(b"to nobody")
             above.transport.close()
+
+    run(story())
+
+
+def test_a_client_that_asks_for_answers_and_reads_none_is_cut(run, authority, tmp_path):
+    """Otherwise the answers to updates of its keys would fill the memory."""
+
+    async def story():
+        keylog = tmp_path / "keys"
+        async with talking(authority, keylog=keylog) as (client, above):
+            updates = KeyUpdates(keylog)
+            above.transport.write(BIG)
+            waiting = above.transport.get_write_buffer_size()
+            assert waiting > 0
+            client.writer.write(b"".join(updates.next() for _ in range(100)))
+            await until(lambda: above.transport.get_write_buffer_size() > waiting)
+            assert "lost" not in above.said
+            client.writer.write(b"".join(updates.next() for _ in range(MAX_ANSWERS // 25)))
+            await until(lambda: above.said[-1] == "lost")
 
     run(story())
 
