@@ -10,7 +10,16 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, Final
 
-from gateway.store.engine import Part, StoreLocked, StoreUnavailable, T, Transaction, Unit
+from gateway.store.engine import (
+    Damaged,
+    Part,
+    StoreLocked,
+    StoreUnavailable,
+    T,
+    Transaction,
+    Undecodable,
+    Unit,
+)
 
 _MAX_GROUP: Final = 512
 """Maximum units in one transaction, so that the first of many does not wait long."""
@@ -82,13 +91,13 @@ class Writer(abc.ABC):
         try:
             results = await self._transact_joined([unit for unit, _ in group])
         except Exception as error:  # noqa: BLE001 - handed to the callers of the units
+            if len(group) > 1 and _is_of_one(error):
+                return False
             if isinstance(error, StoreLocked):
                 self.fault = str(error)
             elif isinstance(error, StoreUnavailable):
                 # A fault that has passed, or that only this group has, is no fault of the store.
                 self.fault = await self.commit_fault()
-            elif len(group) > 1:
-                return False
             for _, future in group:
                 if not future.done():
                     future.set_exception(error)
@@ -99,6 +108,11 @@ class Writer(abc.ABC):
                 future.set_result(result)
         self._committed()
         return True
+
+
+def _is_of_one(error: Exception) -> bool:
+    """Whether other units of the group may succeed: one alone is at fault, or one alone reads a damaged row."""
+    return not isinstance(error, StoreUnavailable) or isinstance(error, Damaged | Undecodable)
 
 
 class _Joint:

@@ -7,7 +7,15 @@ import json
 
 import pytest
 
-from gateway.store.engine import Part, StoreUnavailable, as_json, is_in, rows_of
+from gateway.store.engine import (
+    Damaged,
+    Part,
+    StoreUnavailable,
+    as_json,
+    damaged,
+    is_in,
+    rows_of,
+)
 from tests.contract.domain import PATIENCE, RULE_BROKEN, Halt, an_event, append, refusing, soon
 
 _GIVEN = f"SELECT name, name, role, '' FROM {rows_of(1, 'name', 'role')}"  # noqa: S608 - our own columns
@@ -132,6 +140,22 @@ async def test_a_part_that_fails_undoes_itself_only(engine):
     assert work.seen[0] == ["a", "nero", "b"]
     assert work.seen[-3:] == [["a"], ["nero"], ["b"]]
     assert await users(engine) == {"half", "whole", "a", "b"}
+
+
+async def test_a_damaged_row_stops_only_who_reads_it(engine):
+    async def reading(transaction):
+        await adding("undone")(transaction)
+        raise damaged("the entry of x", ValueError("no date"))
+
+    held, task = await hold(engine)
+    tasks = await waiting(engine, adding("before"), reading, Part(Adding(), "after"))
+    held.go()
+    await soon(task, "the end of the unit that was held")
+    with refusing(Damaged, "the unit that reads the damaged row"):
+        await soon(tasks[1], "the end of that unit")
+    await soon(asyncio.gather(tasks[0], tasks[2]), "the end of the units beside it")
+    assert await users(engine) == {"half", "whole", "before", "after"}
+    assert engine.fault is None
 
 
 async def test_a_work_without_a_result_for_each_part_changes_nothing(engine):
