@@ -210,6 +210,12 @@ async def register(
     firsts: dict[str, tuple[Ice, Ice, Event]] = {}
     for change in changes:
         firsts.setdefault(change[0].ice_name, change)
+    if len(firsts) > 1:
+        # In order: another node may register some of these ICEs, and must not wait for this one, too.
+        await transaction.lock(
+            f"SELECT 1 FROM ice_tokens WHERE {is_in('ice_name', 1)} ORDER BY lower(ice_name)",
+            as_json(list(firsts)),
+        )
     fresh = await _put(transaction, list(firsts.values()))
     logged = {
         name: events.append(transaction, [event])[0]

@@ -257,7 +257,8 @@ async def _update_ices(
         return
     # Locked before the sessions are read: of two nodes that change one ICE the later sees what the other did.
     await transaction.lock(
-        f"SELECT 1 FROM ice_tokens WHERE {is_in('ice_name', 1)} ORDER BY ice_name", as_json(names)
+        f"SELECT 1 FROM ice_tokens WHERE {is_in('ice_name', 1)} ORDER BY lower(ice_name)",
+        as_json(names),
     )
     if refused:
         await transaction.run(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 from dataclasses import replace
 from datetime import timedelta
@@ -23,12 +24,14 @@ from gateway.store.ice_listing import Ices
 from gateway.store.ice_loader import IceLoader
 from gateway.store.ice_order import Order, SortKey
 from gateway.store.ices import Stale
+from gateway.store.postgres.engine import open_postgres
 from gateway.store.tables import needs_keys
 from tests.contract.domain import (
     NOW,
     ROOT,
     RULE_BROKEN,
     Between,
+    Halt,
     a_connection,
     a_connection_event,
     add,
@@ -150,11 +153,11 @@ async def test_of_two_swaps_that_race_exactly_one_wins(engine, open_store):
             assert len(await log(engine)) == before + 1, "the winner's event alone was expected"
 
 
-async def register(engine, *changes):
+async def register(engine, *changes, work=ices.register):
     """What each registration learns: of an ICE, or of an ICE and what it is to become."""
     pairs = [one if isinstance(one, tuple) else (one, registered(one)) for one in changes]
     items = [(old, new, an_event("register", new, key=new.key_thumbprint)) for old, new in pairs]
-    parts = (Part(ices.register, item) for item in items)
+    parts = (Part(work, item) for item in items)
     return await asyncio.gather(*map(engine.write, parts), return_exceptions=True)
 
 
@@ -184,6 +187,49 @@ async def test_a_registration_that_breaks_a_rule_fails_alone(engine):
     assert await entry(engine, bad.ice_name) == bad
     for ice in (first, *others):
         assert await entry(engine, ice.ice_name) == registered(ice)
+
+
+async def test_nodes_that_register_the_same_ices_wait_in_one_order(tables_url):
+    """Each would else hold an ICE that the other waits for, until PostgreSQL undoes one of the two."""
+    ran = []
+
+    async def counting(transaction, items):
+        ran.append(len(items))
+        return await ices.register(transaction, items)
+
+    async with contextlib.AsyncExitStack() as stack:
+        one, other, holder = [
+            await stack.enter_async_context(
+                open_postgres(tables_url, node=node, tell=lambda _: None)
+            )
+            for node in ("one", "other", None)
+        ]
+        await add_user(one, "alice")
+        a, b, c, *_ = await several(one)
+        held = Halt()
+
+        async def holding(transaction):
+            sql = "SELECT ice_name FROM ice_tokens WHERE ice_name = $1"
+            await transaction.hold(sql, c.ice_name)
+            await held.stop()
+
+        task = asyncio.create_task(holder.write(holding))
+        await soon(held.reached.wait(), "the lock of an ICE")
+        done = asyncio.gather(
+            register(one, a, c, b, work=counting), register(other, b, c, a, work=counting)
+        )
+        await soon(until_waiting(holder, 2), "two nodes that wait")
+        held.go()
+        await soon(task, "the end of the lock")
+        assert sum(logged is not None for logged in itertools.chain(*await done)) == 3
+        assert ran == [3, 3], "each node's transaction was expected to run once"
+
+
+async def until_waiting(engine, count):
+    """Return when so many transactions wait for a lock; there is no event to wait for."""
+    waits = "SELECT count(DISTINCT pid) FROM pg_locks WHERE NOT granted"
+    while await engine.fetch(waits) != [(count,)]:  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
 
 
 async def test_of_two_registrations_of_one_ice_the_first_counts(engine):
