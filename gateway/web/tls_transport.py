@@ -243,6 +243,10 @@ class TlsTransport(asyncio.Protocol, asyncio.Transport):
             self._answer()
 
     def _may_read(self) -> bool:
+        if (
+            self._tcp.is_closing()
+        ):  # such as after an answer that could not be sent: `connection_lost` comes next
+            return False
         return (self._state is _State.OPEN and not self._paused) or self._state is _State.CLOSING
 
     def _decrypt(self) -> bytes:

@@ -325,23 +325,49 @@ class SlowSocket(asyncio.Transport):
         self.aborted.set()
 
 
+def begun(authority, above, socket):
+    """A client that has said all of its handshake, and the server's side of `socket`, which has not heard the end."""
+    server = TlsTransport(
+        lambda: above,
+        authority.server_context("127.0.0.1"),
+        asyncio.Future(),
+        handshake_timeout=PATIENCE,
+        shutdown_timeout=0.001,
+    )
+    server.connection_made(socket)
+    client = Client(authority.trust(), None, None)
+    with pytest.raises(ssl.SSLWantReadError):
+        client.tls.do_handshake()
+    server.data_received(client.outgoing.read())
+    client.incoming.write(bytes(socket.sent))
+    client.tls.do_handshake()
+    return client, server
+
+
+def test_a_socket_that_fails_below_delivers_no_more(run, authority):
+    """The protocol above would begin with a request, and only then learn that its client is gone."""
+
+    async def story():
+        above, socket = Recorder(), SlowSocket()
+        client, server = begun(authority, above, socket)
+        client.tls.write(b"early")
+        socket.write = lambda _: socket.aborted.set()  # the end of the handshake cannot be answered
+        server.data_received(client.outgoing.read())
+        server.connection_lost(None)
+        assert above.said == ["made", "lost"]
+        assert not above.received
+
+    run(story())
+
+
 def test_a_client_that_reads_slowly_is_not_cut(run, authority):
     """What waits when we close is sent as long as the client reads on."""
 
     async def story():
-        context, shaken = authority.server_context("127.0.0.1"), asyncio.Future()
-        server = TlsTransport(
-            Recorder, context, shaken, handshake_timeout=PATIENCE, shutdown_timeout=0.001
-        )
-        socket = SlowSocket()
-        server.connection_made(socket)
-        client = Client(authority.trust(), None, None)
-        while not shaken.done():
-            with contextlib.suppress(ssl.SSLWantReadError):
-                client.tls.do_handshake()
-            server.data_received(client.outgoing.read())
-            client.incoming.write(bytes(socket.sent))
-            socket.sent.clear()
+        above, socket = Recorder(), SlowSocket()
+        client, server = begun(authority, above, socket)
+        server.data_received(client.outgoing.read())
+        assert above.said == ["made"]
         socket.waiting = 100
         server.close()
         await asyncio.wait_for(socket.aborted.wait(), PATIENCE)
