@@ -20,7 +20,7 @@ from gateway.services.enrolment_batch import Answered, Batch
 from gateway.services.ice_changes import IceActions
 from gateway.store.engine import Part, Transaction
 
-AT_ONCE: Final = 128
+AT_ONCE: Final = 256
 """Machines whose requests are written at once. All of a key lock its row until the commit, and requests that wait
 are committed together: in a transaction of many hundreds the other nodes would wait too long for that row."""
 
