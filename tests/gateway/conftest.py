@@ -7,8 +7,16 @@ import pytest
 import pytest_asyncio
 
 from gateway.core.roles import Role
+from tests.support.forks import forks
 from tests.support.harness import harness
 from tests.support.pages import Browser, has_password
+
+
+@pytest.fixture(scope="session")
+def fork(tmp_path_factory):
+    """Starts processes of `ice-gateway`."""
+    with forks(tmp_path_factory.mktemp("forks"), "gateway") as started:
+        yield started
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

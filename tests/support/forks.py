@@ -1,4 +1,6 @@
-"""Client processes without the half second that each takes to import: forked off one that has done so.
+"""Processes of `ice-client` or `ice-gateway` without the half second that each takes to import.
+
+They are forked off one that has done so.
 
 Each is a process of its own, which can be killed, or send itself a signal at the n-th of its calls into
 the system. Run as a program, this file is the process that all are forked off.
@@ -28,6 +30,12 @@ PATIENCE = 60
 # --- for tests ---------------------------------------------------------------------------------
 
 
+def environment(**more: str) -> dict[str, str]:
+    """Ours, without any setting of the gateway but `more`."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("ICE_GATEWAY_")}
+    return {**kept, **more}
+
+
 @dataclass(frozen=True)
 class Ended:
     """How a process ended; a negative status is a signal. `steps` are filled in unless it was killed."""
@@ -39,7 +47,7 @@ class Ended:
 
 
 class Forks:
-    """Starts processes of `ice-client`; see `forks`."""
+    """Starts processes of one command; see `forks`."""
 
     def __init__(self, process: subprocess.Popen[bytes], folder: Path) -> None:
         self._process = process
@@ -48,12 +56,17 @@ class Forks:
         self._started = 0
 
     async def start(self, *arguments: Any, stdin: str = "", **how: Any) -> int:
-        """Start `ice-client` and return its process id; see `_child` for `how`."""
+        """Start the command and return its process id; see `_child` for `how`."""
+        return await asyncio.to_thread(self._start, arguments, stdin, how)
+
+    def _start(self, arguments: tuple[Any, ...], stdin: str, how: dict[str, Any]) -> int:
         self._started += 1
         files = self._folder / str(self._started)
         files.with_suffix(".in").write_text(stdin, "utf-8")
+        for name in ("out", "err", "steps"):
+            files.with_suffix(f".{name}").touch()
         job = {"arguments": [str(item) for item in arguments], "files": str(files)} | how
-        return int((await asyncio.to_thread(self._ask, job))["pid"])
+        return int(self._ask(job)["pid"])
 
     async def end(self, pid: int) -> Ended:
         """Wait until a process ends; until then no other can be started."""
@@ -61,6 +74,10 @@ class Forks:
 
     async def run(self, *arguments: Any, **how: Any) -> Ended:
         return await self.end(await self.start(*arguments, **how))
+
+    def run_blocking(self, *arguments: Any, **how: Any) -> Ended:
+        """The same, for a test without an event loop."""
+        return self._end(self._start(arguments, how.pop("stdin", ""), how))
 
     def _end(self, pid: int) -> Ended:
         told = self._ask({"wait": pid})
@@ -77,12 +94,15 @@ class Forks:
 
 
 @contextlib.contextmanager
-def forks(folder: Path, prepare: str = "") -> Iterator[Forks]:
-    """Fork processes that write into `folder`; `prepare` names a module to import before `client`."""
-    command = [sys.executable, "-m", __name__, prepare]
+def forks(folder: Path, program: str = "client", prepare: str = "") -> Iterator[Forks]:
+    """Fork processes of `program` that write into `folder`; `prepare` names a module to import before it.
+
+    They get the environment of this process, without settings of the gateway.
+    """
+    command = [sys.executable, "-m", __name__, program, prepare]
     pipe = subprocess.PIPE
     # At the end of its input it kills what it has forked and ends.
-    with subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe) as process:
+    with subprocess.Popen(command, cwd=ROOT, env=environment(), stdin=pipe, stdout=pipe) as process:
         yield Forks(process, folder)
 
 
@@ -129,21 +149,21 @@ class _Steps:
         self.names.append(called.__qualname__)
 
 
-def _child(job: dict[str, Any]) -> NoReturn:
-    """Be `ice-client`, in a process of its own.
+def _child(program: str, job: dict[str, Any]) -> NoReturn:
+    """Be `program`, in a process of its own.
 
-    `environ`: set besides. `until_admitted`: end then, as on SIGTERM. `steps`: note the calls into the
-    system until the admission, and send itself `signal` before the one with the number `at`.
+    `streams`: paths to have in place of the files for `out` or `err`. `environ`: set besides.
+    `until_admitted`: end then, as on SIGTERM. `steps`: note the calls into the system until the admission,
+    and send itself `signal` before the one with the number `at`.
     """
     import click  # noqa: PLC0415 - after what `prepare` has done
 
-    from client import __main__  # noqa: PLC0415 - likewise
-
     _alarm(PATIENCE)
     for descriptor, name in enumerate(("in", "out", "err")):
-        os.dup2(os.open(f"{job['files']}.{name}", os.O_RDWR | os.O_CREAT, 0o600), descriptor)
+        path = job.get("streams", {}).get(name, f"{job['files']}.{name}")
+        os.dup2(os.open(path, os.O_RDWR), descriptor)
     os.environ.update(job.get("environ", {}))
-    sys.argv = ["ice-client", *job["arguments"]]
+    sys.argv = [f"ice-{program}", *job["arguments"]]
     steps = _Steps(job.get("at"), job.get("signal", signal.SIGTERM))
     echo = click.echo
 
@@ -158,7 +178,7 @@ def _child(job: dict[str, Any]) -> NoReturn:
     try:
         if job.get("steps"):
             steps.begin()
-        __main__.main()
+        importlib.import_module(f"{program}.__main__").main()
     except SystemExit as exit_:
         status = exit_.code if isinstance(exit_.code, int) else 0
     except BaseException:  # noqa: BLE001 - it would be Python's to print it
@@ -166,12 +186,20 @@ def _child(job: dict[str, Any]) -> NoReturn:
     finally:
         steps.end()
         Path(f"{job['files']}.steps").write_text("\n".join(steps.names), "utf-8")
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
+        os._exit(status if _flushed() else 120)  # as Python does
 
 
-def _serve() -> None:
+def _flushed() -> bool:
+    done = True
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            done = False
+    return done
+
+
+def _serve(program: str) -> None:
     answers = os.fdopen(os.dup(1), "w")
     files: dict[int, str] = {}
     for line in sys.stdin.buffer:
@@ -180,9 +208,8 @@ def _serve() -> None:
             status = os.waitstatus_to_exitcode(os.waitpid(job["wait"], 0)[1])
             answer = {"status": status, "files": files.pop(job["wait"])}
         else:
-            Path(f"{job['files']}.steps").touch()
             if not (pid := _fork()):
-                _child(job)
+                _child(program, job)
             files[pid] = job["files"]
             answer = {"pid": pid}
         answers.write(json.dumps(answer) + "\n")
@@ -192,8 +219,9 @@ def _serve() -> None:
 
 
 if __name__ == "__main__":
+    program, prepare = sys.argv[1:]
     # The codec is else imported when it is first needed, as a step.
-    for module in ("encodings.idna", sys.argv[1] or "json", "client.cli", "client.__main__"):
+    for module in ("encodings.idna", prepare or "json", f"{program}.cli", f"{program}.__main__"):
         importlib.import_module(module)
     gc.disable()  # it would copy what the processes share
-    _serve()
+    _serve(program)

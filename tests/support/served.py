@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import re
 import signal
 import subprocess
@@ -18,13 +17,8 @@ from gateway.cli import main
 from gateway.cli.common import open_context
 from gateway.core.ice import IceType
 from gateway.runtime.settings import load
+from tests.support.forks import environment
 from tests.support.ice import PROCESS_PATIENCE, Ice
-
-
-def environment(**more):
-    """Ours, without any setting of the gateway but `more`."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith("ICE_GATEWAY_")}
-    return {**kept, **more}
 
 
 def command(*args):

@@ -848,23 +848,28 @@ def test_version_is_told(cli):
 # --- stdout that cannot be written ---------------------------------------------------------------
 
 
-def told(cli, stdout, *args, stderr=subprocess.PIPE):
+FULL = "/dev/full"
+
+
+def told(cli, fork, stdout, *args):
     """A command as a process with such a stdout; its exit status and stderr."""
-    full = stdout == "full"
+    command = (*args, "--database", cli.url)
+    if stdout == "full":
+        ended = fork.run_blocking(*command, streams={"out": FULL})
+        return ended.status, ended.err
     reading, writing = os.pipe()
     os.close(reading)
     script = 'exec "$@" >&-' if stdout == "closed" else 'exec "$@"'
-    with open("/dev/full", "w") as device:  # noqa: PTH123
-        done = subprocess.run(
-            ["/bin/sh", "-c", script, "sh", *served.command(*args, "--database", cli.url)],
-            env=served.environment(),
-            stdin=subprocess.DEVNULL,
-            stdout=device if full else writing,
-            stderr=device if stderr == "full" else stderr,
-            text=True,
-            timeout=PROCESS_PATIENCE,
-            check=False,
-        )
+    done = subprocess.run(
+        ["/bin/sh", "-c", script, "sh", *served.command(*command)],
+        env=served.environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=PROCESS_PATIENCE,
+        check=False,
+    )
     os.close(writing)
     return done.returncode, done.stderr
 
@@ -881,16 +886,17 @@ _OUTPUTS = ["full", *(pytest.param(one, marks=pytest.mark.long) for one in ("clo
 
 
 @pytest.mark.parametrize("stdout", _OUTPUTS)
-def test_token_that_cannot_be_printed_is_said_to_be_lost(cli, stdout):
+def test_token_that_cannot_be_printed_is_said_to_be_lost(cli, fork, stdout):
     reason = f"the output could not be written to stdout: {REASONS[stdout]}"
     lost = "its token is lost: `ice-gateway ices reprovision lab-1` makes another"
     for args in (("provision", "lab-1", "--type", "ci-cd"), ("reprovision", "lab-1")):
-        status, said = told(cli, stdout, "ices", *args)
+        status, said = told(cli, fork, stdout, "ices", *args)
         assert status == 1, said
         assert said == f"ice-gateway: lab-1 is provisioned, but {reason}; {lost}\n"
     assert cli.json("ices", "show", "lab-1")["generation"] == 2, "it was done all the same"
     cli.done("users", "add", "bob", "--role", "admin", "--no-password")
-    status, said = told(cli, stdout, "api-tokens", "create", "--user", "bob", "--name", "x")
+    create = ("api-tokens", "create", "--user", "bob", "--name", "x")
+    status, said = told(cli, fork, stdout, *create)
     [token] = cli.json("api-tokens", "list")
     assert status == 1
     assert said.splitlines()[1] == (
@@ -911,33 +917,25 @@ def test_token_that_cannot_be_printed_is_said_to_be_lost(cli, stdout):
     ],
     ids=" ".join,
 )
-def test_output_that_cannot_be_written_is_a_failure(cli, stdout, args):
-    assert told(cli, stdout, *args) == (
+def test_output_that_cannot_be_written_is_a_failure(cli, fork, stdout, args):
+    assert told(cli, fork, stdout, *args) == (
         1,
         f"ice-gateway: the output could not be written to stdout: {REASONS[stdout]}\n",
     )
 
 
 @pytest.mark.parametrize("stdout", _OUTPUTS)
-def test_export_that_cannot_be_written_is_a_failure(cli, stdout):
+def test_export_that_cannot_be_written_is_a_failure(cli, fork, stdout):
     cli.done("ices", "provision", "lab-1", "--type", "ci-cd")
     said = f"ice-gateway: stdout cannot be written: {REASONS[stdout]}\n"
-    assert told(cli, stdout, "audit", "export") == (1, said)
+    assert told(cli, fork, stdout, "audit", "export") == (1, said)
 
 
-def test_what_is_done_does_not_depend_on_stderr(cli):
+def test_what_is_done_does_not_depend_on_stderr(cli, fork):
     cli.done("users", "add", "bob", "--role", "admin", "--no-password")
     create = ("api-tokens", "create", "--user", "bob", "--name", "x", "--database", cli.url)
-    with open("/dev/full", "w") as full:  # noqa: PTH123
-        done = subprocess.run(
-            served.command(*create),
-            env=served.environment(),
-            stdout=subprocess.PIPE,
-            stderr=full,
-            text=True,
-            timeout=PROCESS_PATIENCE,
-            check=False,
-        )
-    assert done.returncode == 0, "what is lost was a remark"
-    assert API_TOKEN.fullmatch(done.stdout)
-    assert told(cli, "full", "users", "list", stderr="full") == (1, None)
+    done = fork.run_blocking(*create, streams={"err": FULL})
+    assert done.status == 0, "what is lost was a remark"
+    assert API_TOKEN.fullmatch(done.out)
+    list_ = ("users", "list", "--database", cli.url)
+    assert fork.run_blocking(*list_, streams={"out": FULL, "err": FULL}).status == 1
