@@ -18,9 +18,9 @@ import pytest_asyncio
 from gateway.admin.event_streams import StreamLimits
 from gateway.app import Tuning
 from gateway.core.times import to_text, utc_now
+from tests.support.forks import environment
 from tests.support.harness import harness
-from tests.support.ice import PATIENCE, until
-from tests.support.served import environment
+from tests.support.ice import until
 from tests.support.work import (
     UNREADABLE,
     connected,
@@ -59,17 +59,18 @@ async def waits(folder, *args: str) -> str:
         return await one_id(running, *args)
 
 
-async def alone(folder, *args: str, **options):
-    """A command as a process, with no gateway on the database; its status, stdout and stderr."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "gateway", *args, "--database", f"sqlite:///{folder}/ice.db"),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        env=environment(),
-        **options,
-    )
-    out, err = await process.communicate()
-    return process.returncode, out.decode(), err.decode()
+@pytest.fixture
+def alone(fork, tmp_path):
+    """Runs commands as processes, with no gateway on the database."""
+
+    async def run(*args: str, **how):
+        return await fork.run(*args, *database(tmp_path), **how)
+
+    return run
+
+
+def database(folder) -> tuple[str, str]:
+    return "--database", f"sqlite:///{folder}/ice.db"
 
 
 # --- requested ---------------------------------------------------------------------------------
@@ -125,7 +126,7 @@ async def test_an_operation_of_a_pool(running):
 
 
 @pytest.mark.sqlite
-async def test_params_come_from_a_file_or_stdin(running, tmp_path):
+async def test_params_come_from_a_file_or_stdin(running, alone, tmp_path):
     ice = await connected(running)
     (tmp_path / "params.json").write_text(' {"from": "file"}\n')
     operation = await one_id(running, "--params", f"@{tmp_path}/params.json")
@@ -134,11 +135,9 @@ async def test_params_come_from_a_file_or_stdin(running, tmp_path):
     (tmp_path / "params.json").write_text('{"from": "Windows"}', encoding="utf-16")
     made = await running.command(*RUN, "--params", f"@{tmp_path}/params.json")
     assert (await shown(running, made.stdout.strip()))["params"] == {"from": "Windows"}
-    (tmp_path / "params.json").write_text('{"from": "file"}', encoding="utf-8-sig")
-    with (tmp_path / "params.json").open() as stdin:
-        made = await alone(tmp_path, *RUN, "--params", "@-", stdin=stdin)
-    assert made[0] == 0, made
-    assert (await shown(running, made[1].strip()))["params"] == {"from": "file"}
+    made = await alone(*RUN, "--params", "@-", stdin='\ufeff{"from": "stdin"}')
+    assert made.status == 0, made
+    assert (await shown(running, made.out.strip()))["params"] == {"from": "stdin"}
 
 
 async def test_the_same_key_is_the_same_operation(running):
@@ -227,7 +226,7 @@ async def test_the_id_comes_before_the_reason_why_a_followed_operation_waits(run
 
 @pytest.mark.gateway(tuning=Tuning(streams=StreamLimits(look_every=0.05)))
 @pytest.mark.parametrize("over_api", [False, True], ids=["database", "url"])
-async def test_a_followed_operation_says_again_why_it_waits(running, tmp_path, over_api):
+async def test_a_followed_operation_says_again_why_it_waits(running, fork, tmp_path, over_api):
     ice = await connected(running)
     await running.admin.post("/ices/lab-1/pause", {})
     token = tmp_path / "api.token"
@@ -236,25 +235,20 @@ async def test_a_followed_operation_says_again_why_it_waits(running, tmp_path, o
     there = ("--url", running.url, "--token-file", str(token))
     here = ("--database", str(running.gateway.settings.database_url))
     arguments = (*there, *RUN, "--follow") if over_api else (*RUN, "--follow", *here)
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "gateway", *arguments),
-        stdout=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.PIPE,
-        env=environment(),
-    )
+    said = tmp_path / "said"
+    said.touch()
+    process = await fork.start(*arguments, streams={"err": str(said)})
 
-    async def says(reason):
-        line = f"ice-gateway: {reason}: the operation waits\n".encode()
-        async with asyncio.timeout(PATIENCE):
-            while await process.stderr.readline() != line:
-                assert not process.stderr.at_eof(), reason
+    async def says(*reasons):
+        lines = [f"ice-gateway: {reason}: the operation waits" for reason in reasons]
+        await until(lambda: [one for one in said.read_text().splitlines() if one in lines] == lines)
 
     await says("the ICE is paused")
     await ice.leave()
-    await says("the ICE is not connected")
+    await says("the ICE is paused", "the ICE is not connected")
     [operation] = (await running.admin.get("/operations")).json["items"]
     await running.admin.post(f"/operations/{operation['id']}/cancel")
-    assert await process.wait() == 1
+    assert (await fork.end(process)).status == 1
 
 
 async def test_a_followed_operation_shows_what_the_ice_logs(running):
@@ -275,7 +269,7 @@ async def test_a_followed_operation_shows_what_the_ice_logs(running):
     assert missing.stderr == "ice-gateway: There is no such operation.\n"
 
 
-async def test_a_log_cannot_control_a_terminal(tmp_path):
+async def test_a_log_cannot_control_a_terminal(fork, tmp_path):
     async with harness(tmp_path) as running:
         ice = await connected(running)
         operation = await one_id(running)
@@ -284,15 +278,12 @@ async def test_a_log_cannot_control_a_terminal(tmp_path):
         await finished(ice, operation)
     controller, terminal = pty.openpty()
     try:
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "gateway", "operations", "log", operation),
-            *("--database", f"sqlite:///{tmp_path}/ice.db"),
-            stdout=terminal,
-            stderr=asyncio.subprocess.PIPE,
-            env=environment(TERM="xterm"),
+        ended = await fork.run(
+            *("operations", "log", operation, *database(tmp_path)),
+            streams={"out": os.ttyname(terminal)},
+            environ={"TERM": "xterm"},
         )
-        _, err = await process.communicate()
-        assert (process.returncode, err) == (0, b"")
+        assert (ended.status, ended.err) == (0, "")
         assert os.read(controller, 65_536) == b"a\\x1b[31m\tb\r\nc\\x9b31m\r\n"
     finally:
         os.close(controller)
@@ -400,20 +391,20 @@ async def test_a_command_cancels_what_an_ice_works_on(running):
 
 
 @pytest.mark.long
-async def test_without_a_gateway_it_waits_and_expires_at_its_deadline(tmp_path):
+async def test_without_a_gateway_it_waits_and_expires_at_its_deadline(alone, tmp_path):
     first = await waits(tmp_path)
-    status, out, err = await alone(tmp_path, *RUN, "--follow", "--deadline", soon(6))
-    assert (status, out) == (1, "")
-    assert "no gateway runs on this database" in err
-    assert err.endswith("ice-gateway: expired: deadline: its deadline has passed\n")
-    _, out, _ = await alone(tmp_path, "operations", "list", "lab-1", "--json")
-    assert [(item["state"], item["id"] == first) for item in json.loads(out)] == [
+    ended = await alone(*RUN, "--follow", "--deadline", soon(6))
+    assert (ended.status, ended.out) == (1, "")
+    assert "no gateway runs on this database" in ended.err
+    assert ended.err.endswith("ice-gateway: expired: deadline: its deadline has passed\n")
+    listed = json.loads((await alone("operations", "list", "lab-1", "--json")).out)
+    assert [(item["state"], item["id"] == first) for item in listed] == [
         ("expired", False),
         ("queued", True),
     ]
 
 
-async def test_ctrl_c_lets_the_operation_go_on(tmp_path):
+async def test_ctrl_c_lets_the_operation_go_on(alone, tmp_path):
     await waits(tmp_path)
     controller, terminal = pty.openpty()
     try:
@@ -441,8 +432,8 @@ async def test_ctrl_c_lets_the_operation_go_on(tmp_path):
         asyncio.get_running_loop().remove_reader(controller)
         os.close(controller)
         os.close(terminal)
-    _, out, _ = await alone(tmp_path, "operations", "list", "--json")
-    assert [item["state"] for item in json.loads(out)] == ["queued", "queued"]
+    listed = json.loads((await alone("operations", "list", "--json")).out)
+    assert [item["state"] for item in listed] == ["queued", "queued"]
 
 
 # --- listed and cancelled ----------------------------------------------------------------------
