@@ -12,8 +12,6 @@ import resource
 import shutil
 import socket
 import sqlite3
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -152,16 +150,11 @@ def test_the_command_prints_a_line_each(settings):
     assert [list(item) for item in found] == [["check", "level", "text", "remedy"]] * len(CHECKS)
 
 
-def test_what_is_logged_meanwhile_does_not_spoil_the_json(settings):
-    done = subprocess.run(
-        [sys.executable, "-m", "gateway", "doctor", "--json", "--database", settings.database_url],
-        env=os.environ | SSO,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert "the issuer cannot be used" in done.stderr
-    assert "sso" in [item["check"] for item in json.loads(done.stdout)]
+async def test_what_is_logged_meanwhile_does_not_spoil_the_json(settings, fork):
+    doctor = ("doctor", "--json", "--database", settings.database_url)
+    ended = await fork.run(*doctor, environ=SSO)
+    assert "the issuer cannot be used" in ended.err
+    assert "sso" in [item["check"] for item in json.loads(ended.out)]
 
 
 def test_a_failure_is_status_1_and_says_what_to_do(settings):
