@@ -3,8 +3,6 @@
 import asyncio
 import os
 import signal
-import sys
-from pathlib import Path
 
 import pytest
 
@@ -69,25 +67,23 @@ def work(operation, name, params=None):
 
 
 @pytest.fixture
-async def start(gateway, folder, token, tmp_path):
+async def start(gateway, fork, folder, token, tmp_path):
     """Start a process of `ice-client run` with these handlers; it, and its session."""
     (tmp_path / "mine.py").write_text(HANDLERS)
     (tmp_path / "t").write_text(token)
-    started = []
+    run = (
+        *("run", "--gateway", gateway.url, "--state-dir", folder),
+        *("--token-file", tmp_path / "t", "--handlers", tmp_path / "mine.py"),
+    )
 
     async def start():
         gateway.script.append(admit())
-        process = await _process(gateway, folder, tmp_path)
-        started.append(process)
+        process = await fork.start(*run)
         session = await gateway.session()
         await session.expect("ice.hello")
         return process, session
 
-    yield start
-    for process in started:
-        if process.returncode is None:
-            process.kill()
-        process._transport.close()
+    return start
 
 
 @pytest.fixture
@@ -95,26 +91,21 @@ async def client(start):
     return await start()
 
 
-async def _process(gateway, folder, tmp_path):
-    return await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "client", "run", "--gateway", gateway.url, "--state-dir", folder),
-        *("--token-file", tmp_path / "t", "--handlers", tmp_path / "mine.py"),
-        cwd=Path(__file__).parents[2],
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
+@pytest.fixture
+def ended(fork):
+    """Waits for the end: the status, and whether the client said that it stopped; its log may have lines behind that."""
 
+    async def ended(process):
+        end = await fork.end(process)
+        return end.status, any(
+            line.endswith(" stopped on request") for line in end.out.splitlines()
+        )
 
-async def ended(process):
-    """The exit status, and whether the client said that it stopped: its log may have lines behind that."""
-    async with asyncio.timeout(30):
-        out, _ = await process.communicate()
-    lines = out.decode().splitlines()
-    return process.returncode, any(line.endswith(" stopped on request") for line in lines)
+    return ended
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-async def test_what_handlers_raise_does_not_end_the_client_and_ctrl_c_does(client, number):
+async def test_what_handlers_raise_does_not_end_the_client_and_ctrl_c_does(client, ended, number):
     process, session = client
     for at, (name, params, says) in enumerate(
         [
@@ -129,19 +120,19 @@ async def test_what_handlers_raise_does_not_end_the_client_and_ctrl_c_does(clien
         finish = (await session.expect("operation.finish"))["params"]
         assert finish.get("error", {}).get("message") == says
         await session.send(id=run["id"], result={})
-    process.send_signal(number)
+    os.kill(process, number)
     ended_well = await ended(process)
     assert ended_well == (0, True)
     assert await session.closed() == 1000
 
 
 @pytest.mark.parametrize("name", ["thread", pytest.param("stubborn", marks=pytest.mark.long)])
-async def test_what_does_not_end_does_not_keep_the_client(client, tmp_path, name):
+async def test_what_does_not_end_does_not_keep_the_client(client, ended, tmp_path, name):
     process, session = client
     run = work("op-1", name, str(tmp_path / "began"))
     await session.request("operation.run", run)
     await until((tmp_path / "began").exists)
-    process.terminate()
+    os.kill(process, signal.SIGTERM)
     finish = await asyncio.wait_for(session.inbox.get(), 30)
     assert finish["params"]["error"]["code"] == "interrupted"
     await session.send(id=finish["id"], result={})
@@ -158,25 +149,28 @@ async def finished(session, params):
     return finish["result"]
 
 
-async def test_a_signal_to_a_process_that_a_handler_forked_is_not_the_clients(client):
+async def test_a_signal_to_a_process_that_a_handler_forked_is_not_the_clients(client, ended):
     process, session = client
     assert await finished(session, "end it") == -signal.SIGTERM, "it should end the child"
     assert "error" in await session.request("x.y", {}), "and not the client"
-    process.terminate()
+    os.kill(process, signal.SIGTERM)
     ended_well = await ended(process)
     assert ended_well == (0, True)
 
 
-async def test_a_process_that_a_handler_forked_holds_neither_lock_nor_connection(client, start):
+async def test_a_process_that_a_handler_forked_holds_neither_lock_nor_connection(
+    client, start, ended
+):
     process, session = client
     child = await finished(session, None)
     assert "error" in await session.request("x.y", {}), "it has read everything"
     try:
-        process.kill()
+        os.kill(process, signal.SIGKILL)
         await session.closed()
         again, session = await start()
         os.kill(child, 0)
     finally:
         os.kill(child, signal.SIGKILL)
-    again.terminate()
-    assert await again.wait() == 0
+    os.kill(again, signal.SIGTERM)
+    ended_well = await ended(again)
+    assert ended_well == (0, True)

@@ -9,6 +9,7 @@ the system. Run as a program, this file is the process that all are forked off.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextlib
 import gc
 import importlib
@@ -186,10 +187,13 @@ def _child(program: str, job: dict[str, Any]) -> NoReturn:
     finally:
         steps.end()
         Path(f"{job['files']}.steps").write_text("\n".join(steps.names), "utf-8")
-        os._exit(status if _flushed() else 120)  # as Python does
+        os._exit(status if _finalized() else 120)
 
 
-def _flushed() -> bool:
+def _finalized() -> bool:
+    """Do what Python does at its end, but for freeing the memory; whether all was written."""
+    threading._shutdown()
+    atexit._run_exitfuncs()
     done = True
     for stream in (sys.stdout, sys.stderr):
         try:
