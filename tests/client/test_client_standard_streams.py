@@ -8,7 +8,6 @@ import json
 import os
 import re
 import signal
-import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -240,19 +239,11 @@ async def test_every_line_begins_with_its_time(gateway, fork, folder, token):
         *(pytest.param(one, marks=pytest.mark.long) for one in (("status", "--json"), ("--help",))),
     ],
 )
-def test_an_answer_that_cannot_be_written_has_failed(words, folder):
+def test_an_answer_that_cannot_be_written_has_failed(words, fork, folder):
     folder.mkdir(mode=0o700)
     options = ("--state-dir", folder) if "status" in words else ()
-    with Path("/dev/full").open("w") as full:
-        ended = subprocess.run(
-            [sys.executable, "-m", "client", *words, *options],
-            cwd=ROOT,
-            stdout=full,
-            stderr=subprocess.PIPE,
-            timeout=PATIENCE,
-            check=False,
-        )
-    assert (ended.returncode, ended.stderr) == (
+    ended = fork.run_blocking(*words, *options, streams={"out": "/dev/full"})
+    assert (ended.status, ended.err) == (
         1,
-        b"ice-client: standard output cannot be written: No space left on device\n",
+        "ice-client: standard output cannot be written: No space left on device\n",
     )
