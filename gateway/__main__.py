@@ -42,7 +42,7 @@ def main() -> None:
 
 
 def _import_structlog_alone() -> None:
-    """Import structlog without rich, of which it would load 70 modules (3 MiB) for tracebacks that we never show.
+    """Import structlog without rich: it would load 70 of its modules (3 MiB) for tracebacks that we never show.
 
     The commands that draw on a terminal import rich themselves.
     """

@@ -20,7 +20,7 @@ from gateway.core.secret import Secret
 
 _ID_BYTES: Final = 12
 _FULL_RETRY: Final = 300
-"""Seconds until a machine asks again, for which there was no room to wait."""
+"""Seconds until a machine asks again if there was no room for it to wait."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class Bearer:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A machine asks for an ICE; `wanted` is a problem if its body was none."""
+    """A machine asks for an ICE; `wanted` is a problem if the body is not valid."""
 
     bearer: Bearer
     wanted: Wanted | Problem
@@ -82,7 +82,7 @@ Answer = Enrolled | Waiting | NotGenuine | Problem
 
 @dataclass(frozen=True, slots=True)
 class Ground:
-    """What a decision stands on, each row locked: the key, the wanted user and the ICE of the wanted name."""
+    """What a decision depends on, each row locked: the key, the wanted user and the ICE of the wanted name."""
 
     key: EnrolmentKey
     needs_user: bool
@@ -222,13 +222,13 @@ def key_fault(key: EnrolmentKey, now: datetime) -> Problem | None:
 
 
 def bad_field(fault: BadField) -> Problem:
-    """The refusal of a request by what one of its fields says."""
+    """The refusal of a request with a field that is not valid."""
     detail = f"{quoted(fault.field)}: {quoted(fault.reason)}"
     return refusal(EnrolmentCode.INVALID, detail=detail, field=fault.field)
 
 
 def replayed() -> Problem:
-    """The refusal of a proof that another node has seen."""
+    """The refusal of a proof that was used before."""
     return refusal(RefusalCode.PROOF_INVALID, detail="The proof was used before", retry=True)
 
 

@@ -47,7 +47,7 @@ class Heartbeat:
             self._resumed = now
         self._last_sweep = now
         for session in self._sessions:
-            # Nearly all are not due, twenty times a heartbeat: so this is their only check.
+            # Few sessions are due in one sweep: this is the only check of the others.
             if now < session.ping_due:
                 continue
             silent_at = max(session.transport.heard, self._resumed - self.interval) + (

@@ -21,7 +21,7 @@ from gateway.store.engine import Engine, StoreUnavailable
 from gateway.store.events import Events
 
 POLL_INTERVAL: Final = 0.5
-"""Seconds between two checks for commits that woke nobody."""
+"""Maximum seconds between two checks for commits; `Engine.changed` makes one earlier."""
 RETRY_INTERVAL: Final = 0.05
 """Seconds until the next attempt after an interruption."""
 

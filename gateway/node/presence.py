@@ -273,7 +273,7 @@ class Presence:
 
     async def _log_sessions(self) -> None:
         """Log the sessions that began and ended, each line with its time."""
-        log = _log.bind()  # at each line structlog would look for it again
+        log = _log.bind()  # the unbound logger would bind itself again for each line
         for number in range(1, len(self._unlogged) + 1):
             if not number % _LINES:
                 await asyncio.sleep(0)  # if cancelled here, the next call logs the rest

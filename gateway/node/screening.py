@@ -1,6 +1,6 @@
 """Checks handshakes before the database is asked: the token, the proof, and that the proof was not used before.
 
-Refusing an invalid token or proof costs no query. Handshakes that arrive at once are checked together.
+The proofs of machines that enrol are checked in the same batches. Refusing an invalid token or proof costs no query. Handshakes that arrive at once are checked together.
 
 Tested in tests/unit/node/test_screening.py and tests/gateway/node/test_admission.py.
 """
@@ -36,12 +36,11 @@ MAX_BATCH: Final = 128
 """The maximum number of handshakes screened in one turn of the loop, some 20 ms of work."""
 _SCHEME: Final = "dpop "
 
-
 _Verdict = Candidate | Unrecognised | Refused | Proof
 
 
 class _Proven(msgspec.Struct, frozen=True, gc=False):
-    """What a proof is for: a bearer's secret, the method, and the URL of handshakes with a suffix."""
+    """What the proof must be for: the bearer's secret, the method, and the URL of handshakes with a suffix."""
 
     secret: Secret
     method: str
@@ -49,7 +48,7 @@ class _Proven(msgspec.Struct, frozen=True, gc=False):
 
 
 class _Arrival:
-    """A handshake in the steps of `_screen`; each adds its result."""
+    """A handshake, or a request to enrol, in the steps of a batch; each step adds its result."""
 
     __slots__ = ("handshake", "opened", "proof", "proven", "signed", "token", "verdict", "verified")
 
@@ -68,7 +67,7 @@ class _Arrival:
         self.verdict = verdict
         self.opened = None
         self.proven = proven
-        """For a request that is no handshake: what its proof has to be for. Its bearer is known."""
+        """What the proof of a request to enrol must be for; None for a handshake, which has a token to open."""
         self.verified = False
         """The signature helper has found the signature valid."""
 

@@ -36,7 +36,7 @@ def run(work: Coroutine[Any, Any, None]) -> None:
     # A connection is about a dozen long-lived objects. With the default thresholds the collector scans
     # them again and again, which is the largest single cost of an admission.
     gc.set_threshold(50_000, 50, 100)
-    # An admission switches threads several times; beside a busy thread each switch would take 5 ms.
+    # An admission waits for the threads of SQLite; beside a busy thread each switch would take 5 ms.
     sys.setswitchinterval(0.001)
     raise_limit()
     _run(work)

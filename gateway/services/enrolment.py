@@ -21,8 +21,8 @@ from gateway.services.ice_changes import IceActions
 from gateway.store.engine import Part, Transaction
 
 AT_ONCE: Final = 256
-"""Machines whose requests are written at once. All of a key lock its row until the commit, and requests that wait
-are committed together: in a transaction of many hundreds the other nodes would wait too long for that row."""
+"""Maximum requests in one transaction. It locks the row of each key until it commits: with many hundreds of requests,
+other nodes would wait too long for that row."""
 
 
 class EnrolmentService(IceActions):
@@ -34,7 +34,7 @@ class EnrolmentService(IceActions):
         self._turns = asyncio.Semaphore(AT_ONCE)
 
     async def request(self, bearer: Bearer, wanted: Wanted | Problem) -> Answer:
-        """Give a machine an ICE, or let it wait; `wanted` is a problem if its body was none.
+        """Give a machine an ICE, or let it wait; `wanted` is a problem if the body is not valid.
 
         The key pair that asks again, because the answer was lost, gets a new token while its ICE is
         `provisioned`, also with a key that is used up.

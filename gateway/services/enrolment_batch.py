@@ -1,7 +1,7 @@
-"""Answers the requests of many machines in one transaction: each statement reads or writes the rows of all of them.
+"""Answers the requests of many machines in one transaction. Most statements read or write the rows of all of them.
 
-Each is answered as though all before it had been answered alone: a request that may depend on what an earlier one of
-the batch writes begins another round, which reads that. The rules in `core.enrolment_request` know nothing of batches.
+Each request gets the answer that it would get alone, after those before it. A request that may depend on what an
+earlier one of the batch writes begins another round, which reads that. The rules in `core.enrolment_request` know nothing of batches.
 
 Tested in tests/contract/test_enrolments.py.
 """

@@ -188,7 +188,7 @@ class EnrolmentKeyService(IceActions):
             return problem(
                 "ice-exists", f"{ALREADY_EXISTS}: another machine has the approval for it"
             )
-        ice = await find_ice(transaction, enrolment.ice_name)
+        ice = await _find_ice(transaction, enrolment.ice_name)
         if not rules.still_waits(enrolment, ice):
             if not enrolment.replaces:
                 return problem("ice-exists")
@@ -222,7 +222,7 @@ def check_key(new: NewKey, now: datetime) -> Problem | None:
     return description_fault(new.labels or {}, None)
 
 
-async def find_ice(transaction: Transaction, name: str) -> Ice | None:
+async def _find_ice(transaction: Transaction, name: str) -> Ice | None:
     """The ICE of this name, locked until the transaction ends."""
     return next(iter((await ices.find_many(transaction, [name])).values()), None)
 

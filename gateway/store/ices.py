@@ -52,6 +52,7 @@ _BY_GENERATION: Final = (
     "accepts = CASE WHEN generation = new_generation THEN accepts END",
 )
 _UNINDEXED: Final = "key_thumbprint"
+"""The column that a statement sets, to its own value, if the changes change none."""
 _UNCHANGED: Final = " AND ".join(
     f"coalesce(ice_tokens.{name}, '') = coalesce(old_{name}, '')"
     if name == "expireson"
@@ -211,7 +212,7 @@ async def register(
     for change in changes:
         firsts.setdefault(change[0].ice_name, change)
     if len(firsts) > 1:
-        # In order: another node may register some of these ICEs, and must not wait for this one, too.
+        # In one order: else two nodes that register the same ICEs could each hold one that the other waits for.
         await transaction.lock(
             f"SELECT 1 FROM ice_tokens WHERE {is_in('ice_name', 1)} ORDER BY lower(ice_name)",
             as_json(list(firsts)),

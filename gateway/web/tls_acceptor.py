@@ -1,6 +1,7 @@
 """Accepts TLS connections and tracks those in the TLS handshake.
 
-Load shedding counts and may abort them before their protocol sees them, which is after the handshake.
+The protocol above sees a connection only after the handshake. Until then load shedding counts it here, and may
+abort it.
 """
 
 from __future__ import annotations

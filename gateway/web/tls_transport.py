@@ -116,19 +116,19 @@ class TlsTransport(asyncio.Protocol, asyncio.Transport):
             app.connection_lost(exc)
 
     def pause_writing(self) -> None:
-        """Pass it on."""
+        """Pass it to the protocol above."""
         if self._app is not None:
             self._app.pause_writing()
 
     def resume_writing(self) -> None:
-        """Pass it on."""
+        """Pass it to the protocol above."""
         if self._app is not None:
             self._app.resume_writing()
 
     # --- the transport of the protocol above -------------------------------------------------------
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
-        """The socket's, `sslcontext` and `ssl_object`."""
+        """What the socket has, besides `sslcontext` and `ssl_object`."""
         if name == "sslcontext":
             return self._context
         return self._ssl if name == "ssl_object" else self._tcp.get_extra_info(name, default)
@@ -163,7 +163,7 @@ class TlsTransport(asyncio.Protocol, asyncio.Transport):
         return self._tcp.get_write_buffer_size()
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        """Of encrypted bytes."""
+        """Set the limits of encrypted bytes."""
         self._tcp.set_write_buffer_limits(high, low)
 
     def pause_reading(self) -> None:
@@ -243,10 +243,8 @@ class TlsTransport(asyncio.Protocol, asyncio.Transport):
             self._answer()
 
     def _may_read(self) -> bool:
-        if (
-            self._tcp.is_closing()
-        ):  # such as after an answer that could not be sent: `connection_lost` comes next
-            return False
+        if self._tcp.is_closing():
+            return False  # such as after an answer that could not be sent: `connection_lost` comes next
         return (self._state is _State.OPEN and not self._paused) or self._state is _State.CLOSING
 
     def _decrypt(self) -> bytes:
@@ -270,7 +268,7 @@ class TlsTransport(asyncio.Protocol, asyncio.Transport):
         return b"".join(found)
 
     def _decrypt_record(self) -> bytes:
-        # OpenSSL says again that the client sends no more, or why it must not.
+        # A joined read may have met the end and returned its data first: OpenSSL then says again how it ended.
         if not self._incoming.pending and not self._ssl.pending() and not self._end_met:
             return b""  # known without an exception
         try:

@@ -190,7 +190,7 @@ async def test_a_registration_that_breaks_a_rule_fails_alone(engine):
 
 
 async def test_nodes_that_register_the_same_ices_wait_in_one_order(tables_url):
-    """Each would else hold an ICE that the other waits for, until PostgreSQL undoes one of the two."""
+    """Otherwise each could hold an ICE that the other waits for, until PostgreSQL undoes one of the two."""
     ran = []
 
     async def counting(transaction, items):

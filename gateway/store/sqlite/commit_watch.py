@@ -18,8 +18,8 @@ _LOOK_EVERY: Final = 0.1
 class CommitWatch:
     """Sets `changed` soon after a commit of any process.
 
-    A look reads a hundred bytes, which SQLite too compares when it begins to read. So it needs no query, which
-    would be a thread switch. A timer makes it, since a task that wakes would cost more than the look.
+    A look reads the header of the log's index, some hundred bytes, on the loop; a query would take a thread switch.
+    A timer calls it, because to wake a task would cost more than the look.
     """
 
     def __init__(self, path: Path, changed: asyncio.Event) -> None:

@@ -257,8 +257,8 @@ class SqliteWriter(Writer):
         return self._guard.fault or await self._in_thread(self._commit_fault)
 
     async def _in_thread(self, do: Callable[..., T], *args: object) -> T:
-        # A switch for the whole transaction, not for each statement; aiosqlite has no public method for
-        # that, and its minor version is pinned.
+        # One thread switch for the whole transaction. aiosqlite has no public method for that, so its minor
+        # version is pinned.
         return await self._connection._execute(do, *args)  # type: ignore[no-any-return, no-untyped-call] # noqa: SLF001
 
     # --- in the connection's thread --------------------------------------------------------------------
@@ -310,9 +310,10 @@ class SqliteWriter(Writer):
 
 
 def _finished(work: Awaitable[T]) -> T:
-    """The result of a unit, which waits for nothing but its transaction, and that never suspends it.
+    """The result of a unit that waits only for its transaction, which never suspends it.
 
-    Raises RuntimeError for a unit that waits for something else.
+    Raises:
+        RuntimeError: the unit waits for something else.
     """
     steps = work.__await__()
     try:
