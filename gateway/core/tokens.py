@@ -119,7 +119,7 @@ class KeyRing:
     Of retired keys only the ids are kept, and `id_keys`: what authenticates the ids of enrolment keys.
     """
 
-    __slots__ = ("_derived_id_keys", "_id_keys", "_keys", "_retired", "_seals")
+    __slots__ = ("_all_id_keys", "_id_keys", "_keys", "_retired", "_seals")
 
     def __init__(
         self,
@@ -133,7 +133,7 @@ class KeyRing:
         # A key that was put back into the file is not retired any more.
         self._retired = dict.fromkeys(kid for kid in retired if kid not in self._keys)
         self._id_keys = dict.fromkeys(id_keys)
-        self._derived_id_keys: tuple[bytes, ...] | None = None
+        self._all_id_keys: tuple[bytes, ...] | None = None
 
     @property
     def keys(self) -> tuple[Key, ...]:
@@ -163,9 +163,9 @@ class KeyRing:
     @property
     def id_keys(self) -> tuple[bytes, ...]:
         """What authenticates the ids of enrolment keys: make them with the first, verify with any."""
-        if self._derived_id_keys is None:  # each machine that enrols needs them
-            self._derived_id_keys = (*self.derived(MAC_PURPOSE), *self._id_keys)
-        return self._derived_id_keys
+        if self._all_id_keys is None:  # each machine that enrols needs them
+            self._all_id_keys = (*self.derived(MAC_PURPOSE), *self._id_keys)
+        return self._all_id_keys
 
     def with_key(self, key: Key) -> KeyRing:
         """This ring with one more key, which only opens."""

@@ -83,7 +83,7 @@ class LogFollower:
 
     async def poll(self) -> None:
         """Read what is new, once; compare the sessions after an interruption."""
-        # After a commit of this process `has_changed` is not called: the drop is faster without it.
+        # Once `changed` is set, `has_changed` is not called: the drop is faster without it.
         began, woken = boottime(), self._engine.changed.is_set()
         self._engine.changed.clear()
         try:

@@ -30,7 +30,7 @@ class CommitWatch:
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
-        """Look from now on."""
+        """Look now, and every `_LOOK_EVERY` seconds."""
         header = self._index.header()
         if header is None or header != self._announced:
             self._announced = header
@@ -44,7 +44,7 @@ class CommitWatch:
         return header is None or header != asked
 
     def close(self) -> None:
-        """Look no more; the connections to the file must be closed."""
+        """Stop looking; the connections to the file must be closed."""
         if self._timer is not None:
             self._timer.cancel()
         self._index.close()
