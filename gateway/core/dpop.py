@@ -1,6 +1,6 @@
 """DPoP proofs (RFC 9449): an ICE signs one to prove that it holds its key. Pure.
 
-`verify` checks form, signature, URL and token. `replay` checks that a proof is fresh and unused.
+`read` checks the form, `Signed.proof` method, URL and token. `replay` checks that a proof is fresh and unused.
 Source: docs/protocol.md.
 """
 
@@ -211,27 +211,6 @@ def read(text: str) -> Signed | Invalid:
         return Invalid(f"the key cannot be used: {error}")
     signed = text[: -len(parts[2]) - 1].encode()
     return Signed(Signature(key, signature, signed), thumbprint_of(header.jwk), claims)
-
-
-def verify(
-    text: str, *, token: str, urls: Container[Url], expected: str, method: str = "GET"
-) -> Proof | Invalid:
-    """Check a proof's form, signature, method, URL and token, but not its age or whether it was used.
-
-    Args:
-        text: the value of the DPoP header.
-        token: the token that came in the same handshake.
-        urls: the endpoint's URLs, normalised.
-        expected: the URL that a refusal names when the proof was signed for another.
-        method: the method of the request.
-    """
-    signed = read(text)
-    if isinstance(signed, Invalid):
-        return signed
-    fault = signed.signature.fault()
-    if fault is not None:
-        return Invalid(fault)
-    return signed.proof(token=token, urls=urls, expected=expected, method=method)
 
 
 def _fault(

@@ -18,7 +18,7 @@ from gateway.core.enrolment import (
     EnrolmentKey,
     EnrolmentState,
 )
-from gateway.core.ice import Ice, IceType
+from gateway.core.ice import IceType
 from gateway.core.labels import Labels
 from gateway.core.problems import ALREADY_EXISTS, Problem, invalid, problem
 from gateway.core.secret import Secret
@@ -188,7 +188,7 @@ class EnrolmentKeyService(IceActions):
             return problem(
                 "ice-exists", f"{ALREADY_EXISTS}: another machine has the approval for it"
             )
-        ice = await _find_ice(transaction, enrolment.ice_name)
+        ice = await ices.find(transaction, enrolment.ice_name)
         if not rules.still_waits(enrolment, ice):
             if not enrolment.replaces:
                 return problem("ice-exists")
@@ -220,11 +220,6 @@ def check_key(new: NewKey, now: datetime) -> Problem | None:
     if fault is not None:
         return invalid(fault.field, fault.reason)
     return description_fault(new.labels or {}, None)
-
-
-async def _find_ice(transaction: Transaction, name: str) -> Ice | None:
-    """The ICE of this name, locked until the transaction ends."""
-    return next(iter((await ices.find_many(transaction, [name])).values()), None)
 
 
 def enrolment_event(now: datetime, actor: Actor, action: str, enrolment: Enrolment) -> Event:

@@ -123,7 +123,7 @@ class ScheduleService:
                     return no_pool(new.pool or "")
                 new = replace(new, pool=pool.name)
             else:
-                ice = await _find_ice(transaction, new.ice_name)
+                ice = await ices.find(transaction, new.ice_name or "")
                 if ice is None:
                     return problem("not-registered")
                 new = replace(new, ice_name=ice.ice_name)
@@ -308,15 +308,11 @@ class ScheduleService:
             return None
         ice = None
         if found.pool is None:
-            ice = await _find_ice(transaction, found.ice_name)
+            ice = await ices.find(transaction, found.ice_name or "")
         else:
             await pools.find(transaction, found.pool)
         locked = await schedules.find(transaction, schedule_id)
         return None if locked is None else (locked, ice)
-
-
-async def _find_ice(transaction: Transaction, name: str | None) -> Ice | None:
-    return next(iter((await ices.find_many(transaction, [name or ""])).values()), None)
 
 
 async def _is_allowed(transaction: Transaction, schedule: Schedule, ice: Ice | None) -> bool:

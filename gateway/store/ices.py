@@ -240,6 +240,11 @@ async def expire_unused(transaction: Transaction, user: str, now: datetime) -> N
     )
 
 
+async def find(transaction: Transaction, name: str) -> Ice | None:
+    """The ICE of this name in any case, locked until the transaction ends."""
+    return next(iter((await find_many(transaction, [name])).values()), None)
+
+
 async def find_many(transaction: Transaction, names: Sequence[str]) -> dict[str, Ice]:
     """The ICEs of these names, by folded name, locked until the transaction ends."""
     rows = await transaction.hold(

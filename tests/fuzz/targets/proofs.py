@@ -15,10 +15,11 @@ import jwt
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from gateway.core.dpop import Invalid, Proof, normalise, verify
+from gateway.core.dpop import Invalid, Proof, normalise
 from tests.fuzz.target import Target, require
 from tests.fuzz.targets.tokens import edited
 from tests.support.ice import Key, b64
+from tests.support.proof import verify
 
 _URL = "https://gateway.example/ice/v1"
 _URLS = frozenset({normalise(_URL)})

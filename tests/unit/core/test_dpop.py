@@ -26,10 +26,10 @@ from gateway.core.dpop import (
     Proof,
     normalise,
     thumbprint_of,
-    verify,
 )
 from gateway.core.replay import JtiCache, Nonces, ReplayGuard
 from tests.support.ice import Key, b64, b64_json
+from tests.support.proof import verify
 
 URL = "https://gateway.example/ice/v1"
 URLS = {normalise(URL)}
