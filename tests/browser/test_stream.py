@@ -80,6 +80,24 @@ async def test_without_shared_workers_each_visible_tab_has_a_stream(admin, runni
         await expect(row(page, "lab-1")).to_be_visible()
 
 
+async def test_the_stream_is_asked_for_again_where_it_could_not_be_fetched(admin, running):
+    """The gateway was away at that moment."""
+    admin.may_be_cut_off = True
+    asked = []
+
+    async def fail_at_first(route):
+        asked.append(route.request.url)
+        await (route.abort() if len(asked) == 1 else route.continue_())
+
+    await admin.context.add_init_script("delete globalThis.SharedWorker")
+    await admin.context.route("**/stream_worker.js*", fail_at_first)
+    await admin.context.clock.install()
+    page = await admin.open()
+    while len(asked) < 2:
+        await page.clock.run_for(500)
+    await streams(running, 1)
+
+
 async def test_gateway_that_stops_and_starts_beneath_a_page(browser, tmp_path):
     """The table is the one that the filter asks for, and what was typed is kept."""
     context = await browser.new_context()
