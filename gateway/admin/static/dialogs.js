@@ -15,6 +15,8 @@ export const showDialog = (source) => {
     document.documentElement.classList.remove("modal-is-open");
     dialog.remove();
     if (dialog.hasAttribute("data-login-ended")) news(); // renews the form token
+    // The browser gave the focus back before this event: a menu may have been opened since.
+    if (find("#row-menu:popover-open")) return;
     const back = opener && (document.getElementById(opener.id) || opener);
     if (back && back.checkVisibility() && !back.disabled) back.focus();
     else if (opener) focusNear(opener);
