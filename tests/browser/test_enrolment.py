@@ -60,6 +60,7 @@ async def test_a_key_is_made_downloaded_and_revoked(admin, running):
     admin.expected = {422}
     page = await admin.open("enrolment")
     await page.get_by_role("link", name="Make the first key").click()
+    await page.wait_for_url("**/enrolment/keys")  # a click before its scripts have run is lost
     await page.get_by_role("button", name="Make a key").click()
     form = dialog(page)
     await expect(form.locator("#key_name")).to_be_focused()
