@@ -113,12 +113,7 @@ async def forget_old(transaction: Transaction, now: datetime) -> None:
 
 async def find(transaction: Transaction, enrolment_id: str, now: datetime) -> Enrolment | None:
     """The enrolment of this id, locked until the transaction ends."""
-    rows = await transaction.hold(
-        f"SELECT {_COLUMNS} FROM enrolments WHERE id = $1 AND expireson > $2",
-        enrolment_id,
-        to_text(now),
-    )
-    return _enrolment(rows[0]) if rows else None
+    return (await find_many(transaction, [enrolment_id], now)).get(enrolment_id)
 
 
 async def find_many(

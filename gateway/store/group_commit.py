@@ -55,7 +55,7 @@ class Writer(abc.ABC):
         self._waiting.append((unit, future))
         if self._writing is None:
             self._writing = asyncio.create_task(self._write_all(), name="store writer")
-        # If the caller is cancelled, the unit still runs as a whole, and nobody has its result.
+        # The unit runs as a whole even if its caller is cancelled; its result is lost then.
         return await future
 
     async def finish(self) -> None:
