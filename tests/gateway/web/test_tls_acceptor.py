@@ -9,28 +9,13 @@ import os
 import resource
 import socket
 
-import pytest
-import uvloop
 from aiohttp import web
 
 from gateway.web.connection import DEFAULT_TIMEOUTS, Timeouts
 from gateway.web.load_shedding import LoadShedding
 from gateway.web.server import Runner
-from tests.support.authority import Authority
 from tests.support.ice import PATIENCE, until
 from tests.support.served import serving
-
-
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory):
-    return Authority(tmp_path_factory.mktemp("authority"))
-
-
-@pytest.fixture(params=[asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
-def run(request):
-    """Runs a coroutine on each kind of loop."""
-    with asyncio.Runner(loop_factory=request.param) as runner:
-        yield runner.run
 
 
 class Watching(LoadShedding):

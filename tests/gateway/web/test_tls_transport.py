@@ -8,26 +8,12 @@ import ssl
 import tracemalloc
 
 import pytest
-import uvloop
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA384
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
 from gateway.web.tls_transport import MAX_ANSWERS, RECORD, TlsTransport
-from tests.support.authority import Authority
 from tests.support.ice import PATIENCE, until
-
-
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory):
-    return Authority(tmp_path_factory.mktemp("authority"))
-
-
-@pytest.fixture(params=[asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
-def run(request):
-    """Runs a coroutine on each kind of loop."""
-    with asyncio.Runner(loop_factory=request.param) as runner:
-        yield runner.run
 
 
 class Recorder(asyncio.Protocol):
