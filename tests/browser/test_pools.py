@@ -67,3 +67,20 @@ async def test_an_operation_of_a_pool_is_requested_watched_and_cancelled(admin, 
     await press(page, "Ok")
     await expect(line).to_contain_text("Cancelled")
     await expect_cancel(ice, operation)
+
+
+async def test_an_answer_is_shown_though_its_dialog_was_closed_meanwhile(admin, running):
+    page = await admin.open("pools")
+
+    async def closed_first(route):
+        await page.keyboard.press("Escape")
+        await expect(dialog(page)).to_have_count(0)
+        await route.continue_()
+
+    await page.get_by_role("button", name="Make a pool").click()
+    await dialog(page).locator("#pool_name").fill("render")
+    await dialog(page).locator("#pool_labels").fill("gpu=yes")
+    await page.route("**/pools", closed_first)
+    await press(page, "Make the pool")
+    await expect(page.locator("#notices")).to_contain_text("The pool render is made.")
+    await expect(page.locator("#open-render")).to_be_visible()

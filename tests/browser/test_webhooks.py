@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from playwright.async_api import expect
 
@@ -9,6 +11,11 @@ from gateway.core.times import utc_now
 from gateway.store.webhooks import SetAside, set_aside
 from tests.browser.admin import close_token, dialog, press
 from tests.support.receiver import receiving
+
+RENEWED = """() => new Promise((done) => {
+  document.addEventListener("htmx:afterOnLoad", ({ target }) => target.matches("#live") && done());
+})"""
+"""Until the live part of the page has been renewed, or could have been."""
 
 
 @pytest.mark.gateway(webhooks__allow=["127.0.0.0/8"])
@@ -61,3 +68,23 @@ async def test_a_webhook_is_made_tested_tried_again_and_deleted(admin, running):
         await press(page, "Delete")
     await expect(page).to_have_url(f"{running.url}/admin/webhooks")
     await expect(page.get_by_text("There is no webhook.")).to_be_visible()
+
+
+@pytest.mark.gateway(webhooks__allow=["127.0.0.0/8"])
+async def test_an_answer_is_shown_though_the_page_renews_itself_meanwhile(admin, running):
+    async with receiving() as receiver:
+        made = await running.admin.post(
+            "/webhooks", json={"name": "ops", "url": receiver.url, "events": ["ice.away"]}
+        )
+        page = await admin.open(f"webhooks/{made.json['webhook']['id']}")
+
+        async def renewed_first(route):
+            renewed = asyncio.create_task(page.evaluate(RENEWED))
+            await running.provision("lab-1")
+            await renewed
+            await route.continue_()
+
+        await page.route("**/test", renewed_first)
+        await page.get_by_role("button", name="Send a test").click()
+        await expect(page.locator("#notices")).to_contain_text("The test was taken: 204 in ")
+        await expect(page.get_by_role("cell", name="test", exact=True)).to_be_visible()

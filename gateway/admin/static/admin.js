@@ -18,6 +18,17 @@ document.addEventListener("htmx:configRequest", (event) => {
     event.detail.timeout = TIMEOUT;
   }
 });
+// htmx tells what asked of the answer's events. If that has left the page, such as with a dialog that was closed
+// meanwhile, the page is told. The state changes before htmx reads the answer, which may replace what asked.
+document.addEventListener("htmx:beforeRequest", ({ detail: { elt, xhr } }) => {
+  xhr.addEventListener("readystatechange", () => {
+    if (xhr.readyState !== XMLHttpRequest.DONE || elt.isConnected) return;
+    const events = JSON.parse(xhr.getResponseHeader("HX-Trigger") ?? "{}");
+    for (const [name, told] of Object.entries(events)) {
+      htmx.trigger(document.body, name, typeof told === "object" ? told : { value: told });
+    }
+  });
+});
 document.addEventListener("form-token", (event) => {
   find("meta[name=form-token]").content = event.detail.value;
 });

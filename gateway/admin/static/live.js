@@ -139,10 +139,15 @@ poll("live", LOOK, "#live [data-unfinished]");
 poll("table", LOOK, "#table [data-unfinished]");
 poll("table", 5000, "#table[data-changing]");
 
-// Live parts reload by themselves, but not while a button is pressed or when nothing has changed.
+// Live parts reload by themselves, but not while a button of theirs is pressed or waits for its answer, nor when nothing
+// has changed. htmx tells a button what its answer says; what has left the page tells nobody.
 const shown = new WeakMap();
 let pressed = false;
 let missed = false;
+const catchUp = () => {
+  if (missed) news();
+  missed = false;
+};
 let focused = null;
 document.addEventListener("pointerdown", (event) => {
   pressed = event.button === 0 && event.target.closest("[data-live]") !== null;
@@ -150,10 +155,12 @@ document.addEventListener("pointerdown", (event) => {
 for (const name of ["pointerup", "pointercancel"]) {
   document.addEventListener(name, () => {
     pressed = false;
-    if (missed) news();
-    missed = false;
+    catchUp();
   }, true);
 }
+document.addEventListener("htmx:afterRequest", ({ detail: { elt } }) => {
+  if (!elt.matches("[data-live]")) catchUp();
+});
 document.addEventListener("htmx:beforeSwap", (event) => {
   const { target, xhr, requestConfig } = event.detail;
   if (!target || !target.hasAttribute("data-live")) return;
@@ -168,10 +175,11 @@ document.addEventListener("htmx:beforeSwap", (event) => {
   }
   if (automatic) {
     const old = target.id === "table" && requestConfig.path !== tableAddress();
-    if (old || pressed) {
+    const held = pressed || find("button[aria-busy=true]", target) !== null;
+    if (old || held) {
       event.detail.shouldSwap = false;
-      missed = pressed;
-      if (!pressed) news();
+      missed ||= held;
+      if (!held) news();
       return;
     }
     if (shown.get(target) === xhr.response) {
