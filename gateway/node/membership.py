@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 import functools
 import secrets
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -24,6 +24,7 @@ from gateway import __version__
 from gateway.core.audit_event import AuditAction
 from gateway.core.ice import RULES
 from gateway.core.times import Clock
+from gateway.node.commit_window import CommitWindow
 from gateway.node.hub import ClosedSession, Hub
 from gateway.node.lease import Lease, Peers
 from gateway.node.log_follower import LogFollower
@@ -46,14 +47,14 @@ _RENEWALS: Final = 6
 _RETRY: Final = 0.5
 SWEEP_INTERVAL: Final = 5.0
 """Seconds at most between two checks of the peers and of the lease clock."""
+_CLEAN_INTERVAL: Final = 60.0
+"""Seconds at most between two looks at all sessions for those of no node; it looks at once where the nodes change."""
 _PAUSE: Final = 0.1
 """Seconds between two reads of what other nodes wrote: a storm of ICEs is many commits."""
 _NEWS_BATCH: Final = 1000
 """Connections that are read in one query."""
 _COMPARE_PAUSE: Final = 20
-"""How many times as long as it took is waited before all sessions of all nodes are compared again. That finds the moved
-ICEs whose news was missed: the numbers of news are not always in the order of the commits.
-"""
+"""How many times as long as it took is waited before sessions are compared again: in a storm all of them are new."""
 _LONGEST_COMPARE_PAUSE: Final = 30.0
 """Seconds after which they are compared in any case: a line that was slow once must not put it off for minutes."""
 
@@ -117,6 +118,9 @@ class Membership:
         self._sweep_interval = min(sweep_interval, lease.seconds / _RENEWALS)
         self._nodes = Nodes(engine.fetch)
         self._peers = Peers()
+        self._sessions = CommitWindow()
+        self._cleaned_among: frozenset[str] | None = None
+        self._clean_at = 0.0
         self._dropped: list[nodes.Dropped] = []
         self._renewal_due = asyncio.Event()
         self._changed = asyncio.Event()
@@ -268,7 +272,7 @@ class Membership:
             with contextlib.suppress(StoreUnavailable):
                 last = await self._publish_news(last)
                 if (began := boottime()) > compare_at:
-                    await self._supersede()
+                    await self._compare()
                     ended = boottime()
                     pause = min(_COMPARE_PAUSE * (ended - began), _LONGEST_COMPARE_PAUSE)
                     compare_at = ended + max(self._sweep_interval, pause)
@@ -280,8 +284,13 @@ class Membership:
 
     async def _sweep(self) -> None:
         """Clean up after nodes that have vanished."""
-        vanished = self._peers.vanished(await self._nodes.renewals(but=self._identity.instance))
-        await self._engine.write(functools.partial(nodes.sweep, vanished=vanished))
+        renewals = await self._nodes.renewals(but=self._identity.instance)
+        vanished = self._peers.vanished(renewals)
+        peers = frozenset(one.instance for one in renewals)
+        left = peers != self._cleaned_among or boottime() > self._clean_at
+        await self._engine.write(functools.partial(nodes.sweep, vanished=vanished, left=left))
+        if left:
+            self._cleaned_among, self._clean_at = peers, boottime() + _CLEAN_INTERVAL
 
     async def _newest(self) -> int:
         while True:
@@ -290,9 +299,16 @@ class Membership:
             except StoreUnavailable:
                 await asyncio.sleep(_RETRY)
 
-    async def _supersede(self, among: Collection[str] | None = None) -> None:
-        """Close sessions whose ICE has connected to another node since; only of the ICEs `among`, if given."""
-        for ice_name, session_id in await self._nodes.superseded(self._identity.name, among):
+    async def _compare(self) -> None:
+        """Close also the sessions whose ICE has moved without news: their numbers are not in the order of the commits."""
+        snapshot = await self._nodes.snapshot()
+        self._close_superseded(
+            await self._nodes.superseded_since(self._identity.name, self._sessions.after)
+        )
+        self._sessions.looked(snapshot)
+
+    def _close_superseded(self, found: Iterable[tuple[str, str]]) -> None:
+        for ice_name, session_id in found:
             session = self._hub.get(ice_name)
             if session is not None and session.id == session_id:
                 session.close(CloseCode.SUPERSEDED)
@@ -311,7 +327,7 @@ class Membership:
             and ice_name in self._hub
         ]
         if moved:
-            await self._supersede(moved)
+            self._close_superseded(await self._nodes.superseded(self._identity.name, moved))
         for ice_name, connection in found.items():
             # `Presence` has published the connections of this node.
             if ice_name not in self._hub and (

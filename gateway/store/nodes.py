@@ -72,6 +72,17 @@ class Renewal(NamedTuple):
     lease: float
 
 
+class Snapshot(NamedTuple):
+    """The newest number of a session that can be seen, and the numbers of transactions at that moment.
+
+    `next` is that of the next to begin, `oldest` that of the oldest that has not ended.
+    """
+
+    newest: int
+    next: int
+    oldest: int
+
+
 class Dropped(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """A session that `node` dropped because of event `seq`."""
 
@@ -150,10 +161,13 @@ async def set_draining(transaction: Transaction, name: str, *, draining: bool) -
     )
 
 
-async def sweep(transaction: Transaction, vanished: Sequence[Renewal] = ()) -> None:
+async def sweep(
+    transaction: Transaction, vanished: Sequence[Renewal] = (), *, left: bool = True
+) -> None:
     """Delete what `vanished` nodes have left, and drops and proofs that have expired.
 
-    A node that has renewed its lease since it was judged stays.
+    A node that has renewed its lease since it was judged stays. With `left` every session is looked at, also for
+    what nodes left that are gone already.
     """
     if vanished:
         await transaction.run(
@@ -161,7 +175,8 @@ async def sweep(transaction: Transaction, vanished: Sequence[Renewal] = ()) -> N
             " WHERE ice_nodes.instance = given.instance AND ice_nodes.renewals = given.renewals",
             as_json(vanished),
         )
-    await sessions.clear_all(transaction, but="SELECT name FROM ice_nodes WHERE gone = 0")
+    if vanished or left:
+        await sessions.clear_all(transaction, but="SELECT name FROM ice_nodes WHERE gone = 0")
     await transaction.run(
         "DELETE FROM ice_nodes WHERE gone = 1"
         " AND EXISTS (SELECT 1 FROM ice_nodes n WHERE n.name = ice_nodes.name AND n.gone = 0)"
@@ -221,21 +236,34 @@ class Nodes:
         )
         return [Dropped(*row) for row in rows]
 
-    async def superseded(
-        self, name: str, among: Collection[str] | None = None
-    ) -> list[tuple[str, str]]:
-        """ICE and id of each session of node `name` whose ICE has a later session on another node.
+    async def snapshot(self) -> Snapshot:
+        """Of the sessions, and of the transactions of the database's server."""
+        [row] = await self._fetch(
+            "SELECT (SELECT coalesce(max(number), 0) FROM ice_sessions),"
+            " CAST(CAST(pg_snapshot_xmax(now) AS text) AS bigint),"
+            " CAST(CAST(pg_snapshot_xmin(now) AS text) AS bigint)"
+            " FROM pg_current_snapshot() AS now"
+        )
+        return Snapshot(*row)
 
-        Only of the ICEs `among`, if they are given: otherwise every session of every node is read.
-        """
+    async def superseded(self, name: str, among: Collection[str]) -> list[tuple[str, str]]:
+        """ICE and id of each session of node `name` whose ICE, one of `among`, has a later session on another node."""
+        return await self._superseded(name, is_in("ice_name", 2), as_json(list(among)))
+
+    async def superseded_since(self, name: str, after: int) -> list[tuple[str, str]]:
+        """As `superseded`, of the ICEs that have a session with a number beyond `after`."""
+        # An array is made once; a plan for a subquery, made while the table was empty, would read it for each session.
+        since = "ice_name = ANY(ARRAY(SELECT ice_name FROM ice_sessions WHERE number > $2))"
+        return await self._superseded(name, since, after)
+
+    async def _superseded(self, name: str, which: str, value: object) -> list[tuple[str, str]]:
         # No join: its plan, made while the table was empty, would compare each session with each.
-        of = "" if among is None else f" WHERE {is_in('ice_name', 2)}"
         rows = await self._fetch(
             "SELECT ice_name, session FROM (SELECT ice_name, session, node, opened,"
             " max(opened) FILTER (WHERE node <> $1) OVER (PARTITION BY ice_name) AS elsewhere"
-            f" FROM ice_sessions{of}) AS s WHERE node = $1 AND opened < elsewhere",
+            f" FROM ice_sessions WHERE {which}) AS s WHERE node = $1 AND opened < elsewhere",
             name,
-            *(() if among is None else (as_json(list(among)),)),
+            value,
         )
         return [(ice_name, session) for ice_name, session in rows]
 

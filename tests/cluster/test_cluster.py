@@ -264,20 +264,38 @@ async def test_who_comes_to_another_node_is_superseded_at_the_first(cluster):
     assert answer.json["connection"]["session"] == second.welcome["session"]
 
 
-async def test_one_whose_news_was_missed_is_superseded_nevertheless(cluster):
-    """As when the transaction that told of it was committed after one with a higher number."""
-    ice = await cluster.ice()
-    first = await ice.at(cluster.a).connect()
+async def come_without_news(transaction, name):
+    """A session at B, of whose news nobody hears: as if a higher number had been read before."""
+    connection = sessions.Connection(f"{name} elsewhere", "node-b", utc_now(), "192.0.2.7")
+    later = sessions.Opened(name, 1, connection, 1e9)
+    await sessions.record(transaction, [later], (), (), ())
+
+
+async def test_who_came_without_news_is_superseded_also_if_the_commit_came_late(
+    often_swept, cluster
+):
+    one, *others = [await cluster.ice(f"lab-{number}") for number in range(4)]
+    first, *firsts = [await ice.at(cluster.a).connect() for ice in (one, *others)]
     await cluster.a.settled()
-    connection = sessions.Connection("elsewhere", "node-b", utc_now(), "192.0.2.7")
-    later = sessions.Opened("lab-1", 1, connection, 1e9)
+    numbered, committing = asyncio.Event(), asyncio.Event()
 
-    async def unit(transaction):
-        await transaction.run("DELETE FROM ice_connections")
-        await sessions.record(transaction, [later], (), (), ())
+    async def late(transaction):
+        await come_without_news(transaction, "lab-0")
+        numbered.set()
+        await committing.wait()
 
-    await cluster.b.gateway.engine.write(unit)
-    await first.expect_dropped(4103)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(cluster.b.gateway.engine.write(late))
+        await soon(numbered.wait(), "a session's number")
+        # A has looked at higher numbers before this one can be seen.
+        for number, connection in enumerate(firsts, 1):
+            name = f"lab-{number}"
+            await cluster.c.gateway.engine.write(
+                lambda transaction, name=name: come_without_news(transaction, name)
+            )
+            await connection.expect_dropped(4103)
+        committing.set()
+        await first.expect_dropped(4103)
 
 
 async def test_a_proof_is_good_once_in_all_of_them(cluster):
