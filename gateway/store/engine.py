@@ -180,6 +180,10 @@ class Engine(Protocol):
         """Finish the running writes and close the database."""
 
 
+LEASE_CLOCK: Final = "(SELECT lease_clock())"
+"""SQL for the clock that all nodes share. A statement reads it once: without SELECT it would for each row."""
+
+
 def is_in(column: str, number: int) -> str:
     """SQL for: the text `column` is in the JSON list of parameter `number`."""
     return f"{column} IN (SELECT atom FROM json_each(${number}))"

@@ -17,7 +17,15 @@ import msgspec
 
 from gateway.core.ice import Ice
 from gateway.store import proofs
-from gateway.store.engine import Engine, StoreUnavailable, as_json, damaged, is_in, rows_of
+from gateway.store.engine import (
+    LEASE_CLOCK,
+    Engine,
+    StoreUnavailable,
+    as_json,
+    damaged,
+    is_in,
+    rows_of,
+)
 
 _MAX_BATCH: Final = 512
 """ICEs in one query at most: one turn of the loop handles the answers, within `admission.MAX_AGE`."""
@@ -53,7 +61,7 @@ _ICE: Final = msgspec.json.Decoder(Ice)
 _PROOFS: Final = msgspec.json.Decoder(frozenset[str])
 _TAKEN: Final = (
     "taken AS (INSERT INTO ice_proofs (digest, until)"
-    " SELECT atom, lease_clock() + $3 FROM {} ON CONFLICT DO NOTHING RETURNING digest) "
+    f" SELECT atom, {LEASE_CLOCK} + $3 FROM {{}} ON CONFLICT DO NOTHING RETURNING digest) "
 )
 """Stores proofs in the statement that reads the ICEs: one round trip for both."""
 _PROOFS_BY_NAME: Final = "json_each($2)"

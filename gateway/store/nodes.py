@@ -15,6 +15,7 @@ import msgspec
 
 from gateway.store import sessions
 from gateway.store.engine import (
+    LEASE_CLOCK,
     Fetch,
     Row,
     Transaction,
@@ -135,7 +136,7 @@ async def renew(
         columns = ("session", "#seq", "node", "ice_name", "#code")
         await transaction.run(
             "INSERT INTO ice_drops (session, seq, node, ice_name, code, at)"
-            " SELECT session, seq, node, ice_name, code, lease_clock()"
+            f" SELECT session, seq, node, ice_name, code, {LEASE_CLOCK}"
             f" FROM {rows_of(1, *columns)} WHERE true ON CONFLICT DO NOTHING",
             as_json(dropped),
         )
@@ -181,8 +182,8 @@ async def sweep(
         "DELETE FROM ice_nodes WHERE gone = 1"
         " AND EXISTS (SELECT 1 FROM ice_nodes n WHERE n.name = ice_nodes.name AND n.gone = 0)"
     )
-    await transaction.run("DELETE FROM ice_drops WHERE at < lease_clock() - $1", DROPS_KEPT)
-    await transaction.run("DELETE FROM ice_proofs WHERE until < lease_clock()")
+    await transaction.run(f"DELETE FROM ice_drops WHERE at < {LEASE_CLOCK} - $1", DROPS_KEPT)
+    await transaction.run(f"DELETE FROM ice_proofs WHERE until < {LEASE_CLOCK}")
 
 
 # --- reading -------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from typing import Final
 
 from client.protocol import PROOF_WINDOW
 from gateway.core.replay import NONCE_LIFETIME
-from gateway.store.engine import Transaction, as_json
+from gateway.store.engine import LEASE_CLOCK, Transaction, as_json
 
 _ON_ITS_WAY: Final = 120.0
 """Maximum seconds from the check of a proof's age until it is stored: the timeout of a handshake."""
@@ -23,7 +23,7 @@ KEPT: Final = NONCE_LIFETIME + PROOF_WINDOW + _ON_ITS_WAY + _LAG
 async def use(transaction: Transaction, used: Collection[str]) -> set[str]:
     """Store used proofs; returns those that no node has stored before."""
     rows = await transaction.fetch(
-        "INSERT INTO ice_proofs (digest, until) SELECT atom, lease_clock() + $2 FROM json_each($1)"
+        f"INSERT INTO ice_proofs (digest, until) SELECT atom, {LEASE_CLOCK} + $2 FROM json_each($1)"
         " ORDER BY atom ON CONFLICT DO NOTHING RETURNING digest",
         as_json(list(used)),
         KEPT,
