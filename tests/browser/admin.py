@@ -166,6 +166,12 @@ async def hide(page: Page, *, hidden: bool = True) -> None:
     )
 
 
+async def follow(page: Page, link: Locator) -> None:
+    """Click what leads to another page, and wait for its scripts: a press before they have run is lost."""
+    async with page.expect_event("load"):
+        await link.click()
+
+
 def row(page: Page, name: str) -> Locator:
     """The row of an ICE."""
     return page.locator(f'[id="row-{name}"]')
@@ -238,7 +244,7 @@ async def set_password(running: Harness, user: str = "root") -> None:
 
 
 async def enter(page: Page, user: str = "root", password: str = PASSWORD) -> None:
-    """Fill the login page in and send it."""
+    """Fill the login page in and send it, and wait for the page that answers."""
     await page.get_by_label("Name").fill(user)
     await page.get_by_label("Password").fill(password)
-    await page.get_by_role("button", name="Log in").click()
+    await follow(page, page.get_by_role("button", name="Log in"))

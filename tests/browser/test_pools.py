@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from playwright.async_api import expect
 
-from tests.browser.admin import dialog, press
+from tests.browser.admin import dialog, follow, press
 from tests.support.work import connected, expect_cancel, take
 
 
@@ -28,7 +28,7 @@ async def test_a_pool_is_made_fills_is_changed_and_deleted(admin, running):
     await expect(row).to_contain_text("gpu=yes")
     await running.label("here", gpu="yes")
     await expect(row.get_by_role("link", name="1 ICE of gpu")).to_be_visible()
-    await row.get_by_role("link", name="1 ICE of gpu").click()
+    await follow(page, row.get_by_role("link", name="1 ICE of gpu"))
     await expect(page.get_by_role("rowheader", name="here")).to_be_visible()
     await expect(page.locator("#filter-pool")).to_have_value("gpu")
     page = await admin.open("pools/gpu")

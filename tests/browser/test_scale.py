@@ -16,7 +16,7 @@ from playwright.async_api import Page, Request, expect
 from gateway.store.events import EventFilter
 from tests.bench.listing import Fleet
 from tests.bench.pages import MAX_BYTES, MAX_SECONDS, add_users
-from tests.browser.admin import Admin, choose, dialog, press
+from tests.browser.admin import Admin, choose, dialog, follow, press
 from tests.support.harness import Harness, harness
 from tests.support.ice import until
 
@@ -145,16 +145,16 @@ async def test_every_page_is_light_and_without_a_fault(admin, running):
     await page.goto(f"{running.url}/admin/ices/agent-000123")
     await expect(page.locator(".timeline")).to_be_visible()
     await ledger.settle("one ICE")
-    await page.get_by_role("link", name="Operations").click()
+    await follow(page, page.get_by_role("link", name="Operations"))
     await page.get_by_label("Requested by").press_sequentially("user-19", delay=30)
     first = page.locator("#known-users option").first
     await expect(first).to_have_attribute("value", re.compile("user-19"))
     await ledger.settle("operations")
-    await page.get_by_role("link", name="Users").click()
+    await follow(page, page.get_by_role("link", name="Users"))
     await page.get_by_label("Search user").press_sequentially("user-19", delay=30)
     await expect(page.get_by_role("navigation", name="Pages")).to_contain_text("users, page 1 of")
     await ledger.settle("users")
-    await page.get_by_role("link", name="Audit log").click()
+    await follow(page, page.get_by_role("link", name="Audit log"))
     await expect(page.locator("#verdict")).to_contain_text("verifies", timeout=30_000)
     await page.get_by_label("Actor").fill("root")
     await page.get_by_label("Action").select_option("add-user")

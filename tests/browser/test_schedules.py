@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from playwright.async_api import expect
 
-from tests.browser.admin import dialog, press
+from tests.browser.admin import dialog, follow, press
 from tests.support.work import connected, expect_run
 
 
@@ -29,7 +29,7 @@ async def test_a_schedule_is_made_run_disabled_changed_and_deleted(admin, runnin
     await expect(form.locator("#schedule-times")).to_contain_text("02:30 CE")
     await press(page, "Make the schedule")
     await expect(page.locator("#notices")).to_contain_text("The schedule nightly is made.")
-    await page.get_by_role("link", name="nightly").click()
+    await follow(page, page.get_by_role("link", name="nightly"))
     await expect(page.get_by_text("At 02:30 on Monday through Friday.")).to_be_visible()
     await expect(page.get_by_role("columnheader", name="Europe/Berlin")).to_be_visible()
     await page.get_by_role("button", name="Run now").click()

@@ -10,7 +10,7 @@ from playwright.async_api import expect
 
 from gateway.admin.event_streams import StreamLimits
 from gateway.app import Tuning
-from tests.browser.admin import Admin, choose, dialog, fill, hide, press, row
+from tests.browser.admin import Admin, choose, dialog, fill, follow, hide, press, row
 from tests.support.harness import harness
 from tests.support.ice import PATIENCE, Key
 from tests.support.machine import KEY, Machine, new_key
@@ -127,7 +127,7 @@ async def test_gateway_that_stops_and_starts_beneath_a_page(browser, tmp_path):
         await expect(page.get_by_label("ICE name")).to_have_value("half-typed")
         await (await running.provision("lab-2")).connect()
         await expect(row(page, "lab-2")).to_be_visible()
-        await page.locator("#link-lab-0").click()
+        await follow(page, page.locator("#link-lab-0"))
         told = re.compile(r"It was told to come back in [12] s\.")
         await expect(page.locator("[data-reason]")).to_have_text(told)
         await expect(page.locator(".timeline .closed")).to_have_text(told)
@@ -142,7 +142,7 @@ async def test_page_of_a_member_renews_itself_without_a_stream(new_admin, runnin
     page = await member.open()
     connection = await ice.connect()
     await expect(row(page, "lab-1").locator(".online")).to_have_text("Connected")
-    await row(page, "lab-1").get_by_role("link", name="lab-1").click()
+    await follow(page, row(page, "lab-1").get_by_role("link", name="lab-1"))
     await expect(page.locator("#freshness")).to_have_text("Live")
     await connection.leave()
     await expect(page.locator("[data-reason]")).to_contain_text("is it running?")

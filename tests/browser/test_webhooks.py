@@ -9,7 +9,7 @@ from playwright.async_api import expect
 
 from gateway.core.times import utc_now
 from gateway.store.webhooks import SetAside, set_aside
-from tests.browser.admin import close_token, dialog, press
+from tests.browser.admin import close_token, dialog, follow, press
 from tests.support.receiver import receiving
 
 RENEWED = """() => new Promise((done) => {
@@ -38,7 +38,7 @@ async def test_a_webhook_is_made_tested_tried_again_and_deleted(admin, running):
         await press(page, "Ok")
         receiver.secret = await dialog(page).locator("#token").input_value()
         await close_token(page)
-        await page.get_by_role("link", name="ops").click()
+        await follow(page, page.get_by_role("link", name="ops"))
         await expect(page.get_by_text("Nothing was sent yet.")).to_be_visible()
         await page.get_by_role("button", name="Send a test").click()
         await expect(page.locator("#notices")).to_contain_text("The test was taken: 204 in ")

@@ -107,32 +107,26 @@ async def test_a_command_is_copied_and_a_replaced_token_is_marked(admin, running
     await expect(page.locator("#token-replaced")).to_contain_text("no longer works")
 
 
-async def test_the_form_keeps_what_was_typed_and_names_the_field(admin, running):
+async def test_the_form_keeps_what_was_typed_and_asks_for_the_viewers_time(admin, running):
     await connected(running)
     admin.expected = {422}
     page = await admin.open("ices/lab-1")
-    await run(page, "schedule", '{"a": ')
+    await run(page, params='{"a": ')
+    asks = dialog(page)
+    when, params = asks.get_by_label("Run at"), asks.get_by_label("Params")
+    await expect(when).to_be_hidden()
+    await asks.get_by_label("Kind").select_option("schedule")
+    await expect(when).to_be_visible()
     await press(page, "Run")
-    await expect(dialog(page).locator(".fault")).to_contain_text("has to be JSON")
-    params = dialog(page).get_by_label("Params")
+    await expect(asks.locator(".fault")).to_contain_text("has to be JSON")
     await expect(params).to_have_attribute("aria-invalid", "true")
     await expect(params).to_have_value('{"a": ')
     await params.fill('{"a": 1}')
     await press(page, "Run")
-    await expect(dialog(page).locator(".fault")).to_contain_text("is required for schedule")
-
-
-async def test_a_time_is_asked_for_what_is_scheduled_and_is_the_viewers(admin, running):
-    await connected(running)
-    page = await admin.open("ices/lab-1")
-    await run(page, "execute")
-    when = dialog(page).get_by_label("Run at")
-    await expect(when).to_be_hidden()
-    await dialog(page).get_by_label("Kind").select_option("schedule")
-    await expect(when).to_be_visible()
+    await expect(asks.locator(".fault")).to_contain_text("is required for schedule")
     await when.fill("2027-02-03T04:05:06")
     await press(page, "Run")
-    await expect(dialog(page)).to_contain_text("Operation requested")
+    await expect(asks).to_contain_text("Operation requested")
     [operation] = (await running.admin.get("/operations")).json["items"]
     assert operation["run_at"] == "2027-02-02T19:05:06.000000Z", "Tokyo is nine hours ahead"
     await press(page, "Ok")

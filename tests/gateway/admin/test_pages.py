@@ -498,7 +498,9 @@ async def test_unknown_page_says_so(root):
         assert answer.status == 404, f"{path} gave {answer}"
         assert answer.headers["Content-Type"].startswith("text/html")
     assert "There is nothing at this address." in said(await root.get("none"))
-    assert "no token has been provisioned" in said(await root.get("ices/none"))
+    told = await root.get("ices/none")
+    assert "no token has been provisioned" in said(told)
+    assert '<a href="./">Back to ICE Provisioning</a>' in told.text
     part = await root.part("none")
     assert part.status == 404
     assert part.text.lstrip().startswith("<dialog"), "within a page it is said in a dialog"
@@ -713,6 +715,7 @@ async def test_what_each_role_may_see_and_do(shared, call, *, member, auditor, a
 
 async def test_nobody_is_offered_what_they_may_not_do(running, browse):
     await running.provision()
+    await running.provision("build-1", "ci-cd")
     await running.api("alice")
     eve = await browse(running, "eve", Role.AUDITOR)
     for path in PAGES:
@@ -723,6 +726,12 @@ async def test_nobody_is_offered_what_they_may_not_do(running, browse):
         assert 'hx-target="#dialog"' not in page
     alice = await browse(running, "alice", Role.MEMBER)
     page = await alice.get()
+    for looker in (eve, alice):
+        listed = (await looker.get()).text
+        assert 'id="row-lab-1"' in listed
+        assert ('id="row-build-1"' in listed) is (looker is eve)
+        for offer in ('id="provision"', 'id="row-menu"', 'class="actions"', 'type="checkbox"'):
+            assert offer not in listed
     for name in ("users", "api-tokens", "audit"):
         assert f'href="{name}"' not in page.text
     assert "sse-connect" not in page.text
