@@ -276,6 +276,7 @@ async def test_gateway_that_does_not_answer_is_told_of(admin, page, running):
     assert all("ERR_FAILED" in fault or "htmx:" in fault for fault in faults), faults
 
 
+@pytest.mark.long
 async def test_change_by_a_command_while_its_dialog_is_open(admin, page, running):
     admin.expected = {409}
     connection = await connected(running, page)
