@@ -9,6 +9,7 @@ from pathlib import Path
 
 import aiohttp
 
+from gateway.admin.api.operations import MAX_WAIT
 from tests.support.harness import Harness
 
 CONFIG = Path(__file__).with_name("schemathesis.toml")
@@ -31,14 +32,19 @@ async def seed(running: Harness) -> None:
 
 
 async def hold(
-    url: str, token: str, folder: Path, *options: str, settings: str = ""
+    url: str,
+    token: str,
+    folder: Path,
+    *options: str,
+    settings: str = "",
+    hooks: str = "tests.api.exceptions",
 ) -> tuple[int | None, str]:
     """Run schemathesis as the bearer of `token`, whose id `exceptions` needs; returns its status and what it said.
 
-    `settings` are TOML after those of `schemathesis.toml`.
+    `settings` are TOML after those of `schemathesis.toml`; `hooks` is the module that has the exceptions.
     """
     config = folder / "schemathesis.toml"
-    config.write_text(CONFIG.read_text() + settings)
+    config.write_text(f'hooks = "{hooks}"\n{CONFIG.read_text()}{settings}')
     me, bearer = f"{url}/admin/api/v1/me", {"Authorization": f"Bearer {token}"}
     async with aiohttp.ClientSession() as session, session.get(me, headers=bearer) as answer:
         own = (await answer.json())["api_token"]["id"]
@@ -47,7 +53,8 @@ async def hold(
         *("--config-file", str(config), "run", f"{url}/admin/api/v1/openapi.json"),
         *("--header", f"Authorization: Bearer {token}", "--no-color", *options),
         cwd=folder,  # where it leaves what it remembers
-        env={**os.environ, "PYTHONPATH": str(_ROOT), "HELD_OWN_TOKEN": own},
+        env=os.environ
+        | {"PYTHONPATH": str(_ROOT), "HELD_OWN_TOKEN": own, "HELD_MAX_WAIT": str(MAX_WAIT)},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
