@@ -15,8 +15,15 @@ import structlog
 from tests.support.harness import Harness, harness, marked
 from tests.support.postgres import Postgres, postgres
 
-# Not `sys.stdout` of the moment, which may be the captured one of a command that a test runs meanwhile.
-structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.__stderr__))
+structlog.configure(
+    # Not `sys.stdout` of the moment, which may be the captured one of a command that a test runs meanwhile.
+    logger_factory=structlog.PrintLoggerFactory(sys.__stderr__),
+    # To draw one traceback takes as long as to start a gateway.
+    processors=[
+        *structlog.get_config()["processors"][:-1],
+        structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback),
+    ],
+)
 
 LONG = os.environ.get("ICE_TEST_LONG") == "1"
 """Whether the tests that take long are made, too (`make torture`)."""
