@@ -6,6 +6,8 @@ events, and `openapi` describes the API. No rule of the domain lives here.
 
 from __future__ import annotations
 
+import functools
+
 from aiohttp import web
 
 from gateway.admin import openapi
@@ -36,11 +38,19 @@ def api_app(context: AdminContext) -> web.Application:
     """The JSON API; mount it at `/admin/api/v1`, before the pages."""
     app = web.Application(middlewares=[require_caller])
     app[CONTEXT] = context
-    for noun in (
-        *(bulk, ices, operations, pools, schedules, webhooks, events),
-        *(users, api_tokens, enrolments, audit, nodes),
-    ):
-        app.router.add_routes(noun.routes())
-    app.router.add_routes([route("GET", "/openapi.json", openapi.handle, need=Need.NOTHING)])
+    app.router.add_routes(_routes())
     check_declared(app)
     return app
+
+
+@functools.cache
+def _routes() -> tuple[web.RouteDef, ...]:
+    """The routes, which are defined once for all applications of this process."""
+    nouns = (
+        *(bulk, ices, operations, pools, schedules, webhooks, events),
+        *(users, api_tokens, enrolments, audit, nodes),
+    )
+    return (
+        *(one for noun in nouns for one in noun.routes()),
+        route("GET", "/openapi.json", openapi.handle, need=Need.NOTHING),
+    )

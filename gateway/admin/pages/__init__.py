@@ -6,6 +6,8 @@ status as the API's answer.
 
 from __future__ import annotations
 
+import functools
+
 from aiohttp import web
 
 from gateway.admin.access import check_declared, route
@@ -42,8 +44,15 @@ def pages_app(context: AdminContext) -> web.Application:
     app = web.Application(middlewares=[handle_errors, require_login])
     app[CONTEXT] = context
     configure(app)
-    app.router.add_routes([route("GET", "", redirect_to_root, need=Need.NOTHING)])
-    for routes in (
+    app.router.add_routes(_routes())
+    check_declared(app)
+    return app
+
+
+@functools.cache
+def _routes() -> tuple[web.RouteDef, ...]:
+    """The routes, which are defined once for all applications of this process."""
+    nouns = (
         login,
         sso,
         ices,
@@ -65,7 +74,8 @@ def pages_app(context: AdminContext) -> web.Application:
         nodes,
         guide,
         static,
-    ):
-        app.router.add_routes(routes())
-    check_declared(app)
-    return app
+    )
+    return (
+        route("GET", "", redirect_to_root, need=Need.NOTHING),
+        *(one for routes in nouns for one in routes()),
+    )
