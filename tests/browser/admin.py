@@ -36,12 +36,6 @@ ARGUMENTS = [
     # Nothing asks another host; what tried to would be told of on the console.
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost",
 ]
-UNBLURRED = """
-  const sheet = new CSSStyleSheet();
-  sheet.replaceSync("dialog { backdrop-filter: none !important; }");
-  document.adoptedStyleSheets.push(sheet);
-"""
-"""A script for each page: without a GPU, the blur behind a dialog takes half its processor time."""
 _AXE = Axe().axe_script
 PASSWORD = "correct horse battery staple"
 LIVE = "[data-live][hx-get]"

@@ -10,7 +10,7 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import expect
 
-from tests.browser.admin import UNBLURRED, Admin, chromium, require_chromium
+from tests.browser.admin import Admin, chromium, require_chromium
 from tests.support.harness import harness, marked
 
 ZONE = "Asia/Tokyo"
@@ -53,7 +53,6 @@ async def new_admin(browser, running):
             **options,
         }
         context = await browser.new_context(**options)
-        await context.add_init_script(UNBLURRED)
         context.set_default_timeout(8000)
         admin = Admin(context, running)
         admins.append(admin)

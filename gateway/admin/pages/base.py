@@ -20,6 +20,7 @@ from aiohttp.typedefs import Handler
 
 from gateway.admin.auth import LIVE, current_login, is_public, passes_csrf_check
 from gateway.admin.context import CALLER, LOGIN, admin_context
+from gateway.admin.pages import static
 from gateway.core.problems import problem
 from gateway.core.times import to_text
 from gateway.web.forms import TooManyFields, parse_form
@@ -64,6 +65,7 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.globals["static"] = static.folder()
     environment.filters |= {"rfc3339": to_text, "utc": _utc, "grouped": "{:,}".format}
     return environment
 
@@ -72,12 +74,9 @@ def _utc(moment: datetime) -> str:
     return moment.strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
-async def _set_headers(request: web.Request, response: web.StreamResponse) -> None:
+async def _set_headers(_request: web.Request, response: web.StreamResponse) -> None:
     for name, value in _HEADERS.items():
         response.headers.setdefault(name, value)
-    if request.match_info.route.name == "static":
-        # The browser asks again with the entity tag.
-        response.headers["Cache-Control"] = "no-cache"
 
 
 async def redirect_to_root(request: web.Request) -> web.StreamResponse:

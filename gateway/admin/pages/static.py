@@ -1,5 +1,7 @@
 """The pages' static files, held in memory so that they are served even without free file handles.
 
+Their folder is named by a digest of all of them, so that a browser keeps them and asks for none again.
+
 Tested in tests/gateway/admin/test_pages.py.
 """
 
@@ -22,6 +24,10 @@ _FOLDER: Final = Path(__file__).parents[1] / "static"
 _TYPES: Final = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 
 
+_YEAR: Final = 31_536_000
+"""In seconds."""
+
+
 @dataclass(frozen=True, slots=True)
 class _File:
     body: bytes
@@ -30,9 +36,19 @@ class _File:
 
 
 def routes() -> list[web.RouteDef]:
-    """The route of the static files."""
-    _files()
-    return [route("GET", "/static/{name}", serve, need=Need.NOTHING, name="static")]
+    """The routes of the static files: of these very files, and of whichever there are."""
+    folder()
+    return [
+        route("GET", f"/{path}/{{name}}", serve, need=Need.NOTHING)
+        for path in ("static-{digest}", "static")
+    ]
+
+
+@functools.cache
+def folder() -> str:
+    """The path of these very files, from the root of the pages."""
+    etags = "".join(file.etag for _, file in sorted(_files().items()))
+    return f"static-{hashlib.sha256(etags.encode()).hexdigest()[:16]}"
 
 
 async def serve(request: web.Request) -> web.StreamResponse:
@@ -45,6 +61,9 @@ async def serve(request: web.Request) -> web.StreamResponse:
     else:
         response = web.Response(body=file.body, content_type=file.content_type, charset="utf-8")
     response.etag = file.etag
+    # The page of another node may have come from another version: then the browser asks again with the entity tag.
+    kept = f"static-{request.match_info.get('digest')}" == folder()
+    response.headers["Cache-Control"] = f"max-age={_YEAR}, immutable" if kept else "no-cache"
     return response
 
 

@@ -165,6 +165,7 @@ PAGES = {
     "GET /sso/callback": ("sso/callback", (404, 404, 404, 404)),
     "POST /sso/backchannel-logout": ("sso/backchannel-logout", (404, 404, 404, 404)),
     "GET /static/{name}": ("static/icon.svg", (200, 200, 200, 200)),
+    "GET /static-{digest}/{name}": ("static-0/icon.svg", (200, 200, 200, 200)),
     "GET /guide": ("guide", _IN),
     "GET /": ("", _IN),
     "POST /ices": ("ices", (401, 403, 403, 422)),

@@ -627,12 +627,12 @@ async def test_no_page_has_inline_code_or_other_hosts(running, root):
 async def test_static_files(running, browse):
     browser = await browse(running)
     page = (await browser.get("login")).text
-    files = re.findall(r'(?:src|href)="(static/[^"]+)"', page)
+    files = re.findall(r'(?:src|href)="(static-[^"]+)"', page)
     assert len(files) == 5
     for file in files:
         answer = await browser.get(file)
         assert answer.status == 200
-        assert answer.headers["Cache-Control"] == "no-cache"
+        assert answer.headers["Cache-Control"] == "max-age=31536000, immutable"
         assert answer.headers["X-Content-Type-Options"] == "nosniff"
         assert answer.headers["Content-Type"].partition(";")[0] in (
             "text/css",
@@ -643,6 +643,11 @@ async def test_static_files(running, browse):
         tag = answer.headers["ETag"]
         again = await browser.get(file, headers={"If-None-Match": tag})
         assert again.status == 304
+    name = files[-1].partition("/")[2]
+    for other in (f"static/{name}", f"static-0123456789abcdef/{name}"):  # of another version
+        answer = await browser.get(other)
+        assert answer.status == 200
+        assert answer.headers["Cache-Control"] == "no-cache"
     answer = await browser.get("static/none.js")
     assert answer.status == 404
     assert "There is nothing at this address." in said(answer)
