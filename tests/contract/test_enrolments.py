@@ -287,7 +287,9 @@ class Play:
         )
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize(
+    "seed", [*range(4), *(pytest.param(seed, marks=pytest.mark.long) for seed in range(4, 12))]
+)
 async def test_requests_of_one_transaction_are_answered_as_one_after_the_other(
     engine, services, monkeypatch, seed
 ):
