@@ -47,14 +47,16 @@ _RENEWALS: Final = 6
 _RETRY: Final = 0.5
 SWEEP_INTERVAL: Final = 5.0
 """Seconds at most between two checks of the peers and of the lease clock."""
-_CLEAN_INTERVAL: Final = 60.0
-"""Seconds at most between two looks at all sessions for those of no node; it looks at once where the nodes change."""
+_SWEEP_ALL_INTERVAL: Final = 60.0
+"""Seconds at most between two looks at all sessions for those of no node; when the nodes change it looks at once."""
 _PAUSE: Final = 0.1
 """Seconds between two reads of what other nodes wrote: a storm of ICEs is many commits."""
 _NEWS_BATCH: Final = 1000
 """Connections that are read in one query."""
 _COMPARE_PAUSE: Final = 20
-"""How many times as long as it took is waited before sessions are compared again: in a storm all of them are new."""
+"""How many times as long as it took is waited before sessions are compared again: in a storm, when all of them are
+new, it takes a twentieth of the time at most.
+"""
 _LONGEST_COMPARE_PAUSE: Final = 30.0
 """Seconds after which they are compared in any case: a line that was slow once must not put it off for minutes."""
 
@@ -119,8 +121,8 @@ class Membership:
         self._nodes = Nodes(engine.fetch)
         self._peers = Peers()
         self._sessions = CommitWindow()
-        self._cleaned_among: frozenset[str] | None = None
-        self._clean_at = 0.0
+        self._swept_peers: frozenset[str] | None = None
+        self._sweep_all_at = 0.0
         self._dropped: list[nodes.Dropped] = []
         self._renewal_due = asyncio.Event()
         self._changed = asyncio.Event()
@@ -272,7 +274,8 @@ class Membership:
             with contextlib.suppress(StoreUnavailable):
                 last = await self._publish_news(last)
                 if (began := boottime()) > compare_at:
-                    await self._compare()
+                    if await self._compare():
+                        last = min(last, await newest(self._engine.fetch))
                     ended = boottime()
                     pause = min(_COMPARE_PAUSE * (ended - began), _LONGEST_COMPARE_PAUSE)
                     compare_at = ended + max(self._sweep_interval, pause)
@@ -287,10 +290,12 @@ class Membership:
         renewals = await self._nodes.renewals(but=self._identity.instance)
         vanished = self._peers.vanished(renewals)
         peers = frozenset(one.instance for one in renewals)
-        left = peers != self._cleaned_among or boottime() > self._clean_at
-        await self._engine.write(functools.partial(nodes.sweep, vanished=vanished, left=left))
-        if left:
-            self._cleaned_among, self._clean_at = peers, boottime() + _CLEAN_INTERVAL
+        all_sessions = peers != self._swept_peers or boottime() > self._sweep_all_at
+        await self._engine.write(
+            functools.partial(nodes.sweep, vanished=vanished, all_sessions=all_sessions)
+        )
+        if all_sessions:
+            self._swept_peers, self._sweep_all_at = peers, boottime() + _SWEEP_ALL_INTERVAL
 
     async def _newest(self) -> int:
         while True:
@@ -299,13 +304,16 @@ class Membership:
             except StoreUnavailable:
                 await asyncio.sleep(_RETRY)
 
-    async def _compare(self) -> None:
-        """Close also the sessions whose ICE has moved without news: their numbers are not in the order of the commits."""
+    async def _compare(self) -> bool:
+        """Close sessions whose ICE moved but whose news was missed: it is not numbered in the order of the commits.
+
+        Returns whether another server of the database has answered than before.
+        """
         snapshot = await self._nodes.snapshot()
         self._close_superseded(
             await self._nodes.superseded_since(self._identity.name, self._sessions.after)
         )
-        self._sessions.looked(snapshot)
+        return self._sessions.looked(snapshot)
 
     def _close_superseded(self, found: Iterable[tuple[str, str]]) -> None:
         for ice_name, session_id in found:

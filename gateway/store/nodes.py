@@ -74,13 +74,15 @@ class Renewal(NamedTuple):
 
 
 class Snapshot(NamedTuple):
-    """The newest number of a session that can be seen, and the numbers of transactions at that moment.
+    """The newest session and the transactions at one moment, by PostgreSQL's numbers, which grow.
 
-    `next` is that of the next to begin, `oldest` that of the oldest that has not ended.
+    `transaction` is newer than every one that had a number by then, `oldest` is the oldest that had not ended.
+    `server` is when this server started: a standby that takes over has another time.
     """
 
+    server: str
     newest: int
-    next: int
+    transaction: int
     oldest: int
 
 
@@ -163,12 +165,12 @@ async def set_draining(transaction: Transaction, name: str, *, draining: bool) -
 
 
 async def sweep(
-    transaction: Transaction, vanished: Sequence[Renewal] = (), *, left: bool = True
+    transaction: Transaction, vanished: Sequence[Renewal] = (), *, all_sessions: bool = True
 ) -> None:
     """Delete what `vanished` nodes have left, and drops and proofs that have expired.
 
-    A node that has renewed its lease since it was judged stays. With `left` every session is looked at, also for
-    what nodes left that are gone already.
+    A node that has renewed its lease since it was judged stays. With `all_sessions` those of nodes that are gone
+    already are found, too; that reads the whole table.
     """
     if vanished:
         await transaction.run(
@@ -176,7 +178,7 @@ async def sweep(
             " WHERE ice_nodes.instance = given.instance AND ice_nodes.renewals = given.renewals",
             as_json(vanished),
         )
-    if vanished or left:
+    if vanished or all_sessions:
         await sessions.clear_all(transaction, but="SELECT name FROM ice_nodes WHERE gone = 0")
     await transaction.run(
         "DELETE FROM ice_nodes WHERE gone = 1"
@@ -238,12 +240,13 @@ class Nodes:
         return [Dropped(*row) for row in rows]
 
     async def snapshot(self) -> Snapshot:
-        """Of the sessions, and of the transactions of the database's server."""
+        """How far sessions and transactions are. Long transactions of other databases of the server count, too."""
+        # Not `pg_snapshot_xmax`, which is older than a transaction that has not ended may be.
         [row] = await self._fetch(
-            "SELECT (SELECT coalesce(max(number), 0) FROM ice_sessions),"
-            " CAST(CAST(pg_snapshot_xmax(now) AS text) AS bigint),"
-            " CAST(CAST(pg_snapshot_xmin(now) AS text) AS bigint)"
-            " FROM pg_current_snapshot() AS now"
+            "SELECT CAST(pg_postmaster_start_time() AS text),"
+            " (SELECT coalesce(max(number), 0) FROM ice_sessions),"
+            " CAST(CAST(pg_current_xact_id() AS text) AS bigint),"
+            " CAST(CAST(pg_snapshot_xmin(pg_current_snapshot()) AS text) AS bigint)"
         )
         return Snapshot(*row)
 
