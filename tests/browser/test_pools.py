@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from playwright.async_api import expect
 
 from tests.browser.admin import dialog, follow, press
@@ -70,17 +72,38 @@ async def test_an_operation_of_a_pool_is_requested_watched_and_cancelled(admin, 
 
 
 async def test_an_answer_is_shown_though_its_dialog_was_closed_meanwhile(admin, running):
+    admin.may_be_cut_off = True
+    admin.expected = {422}
     page = await admin.open("pools")
+    answering = asyncio.Event()
 
-    async def closed_first(route):
-        await page.keyboard.press("Escape")
+    async def make(answer):
+        """Make the pool, and close the dialog before the answer comes."""
+
+        async def closed_first(route):
+            await page.keyboard.press("Escape")
+            await expect(dialog(page)).to_have_count(0)
+            await answering.wait()
+            await answer(route)
+
+        await page.route("**/admin/pools", closed_first, times=1)
+        await page.get_by_role("button", name="Make a pool").click()
+        await dialog(page).locator("#pool_name").fill("render")
+        await dialog(page).locator("#pool_labels").fill("gpu=yes")
+        await press(page, "Make the pool")
         await expect(dialog(page)).to_have_count(0)
-        await route.continue_()
 
+    await make(lambda route: route.continue_())
+    # Another dialog stays open: it may show a token, and it has what was typed.
     await page.get_by_role("button", name="Make a pool").click()
-    await dialog(page).locator("#pool_name").fill("render")
-    await dialog(page).locator("#pool_labels").fill("gpu=yes")
-    await page.route("**/pools", closed_first)
-    await press(page, "Make the pool")
-    await expect(page.locator("#notices")).to_contain_text("The pool render is made.")
+    await dialog(page).locator("#pool_name").fill("another")
+    answering.set()
+    notices = page.locator("#notices")
+    await expect(notices).to_contain_text("The pool render is made.")
+    await expect(dialog(page).locator("#pool_name")).to_have_value("another")
+    await page.keyboard.press("Escape")
     await expect(page.locator("#open-render")).to_be_visible()
+    await make(lambda route: route.continue_())
+    await expect(notices).to_contain_text("there is a pool render already")
+    await make(lambda route: route.abort())
+    await expect(notices).to_contain_text("check whether it was done before you try again")

@@ -15,17 +15,16 @@ from typing import Final
 
 from aiohttp import web
 
+from gateway import __version__
 from gateway.admin.access import route
 from gateway.core.roles import Need
 from gateway.web.http_headers import none_match
 
 _FOLDER: Final = Path(__file__).parents[1] / "static"
+_YEAR: Final = 31_536_000
+"""Seconds for which a browser keeps what it need not ask for again."""
 # Not from the machine's MIME table: with nosniff, a browser runs no script of a wrong type.
 _TYPES: Final = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
-
-
-_YEAR: Final = 31_536_000
-"""In seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +35,7 @@ class _File:
 
 
 def routes() -> list[web.RouteDef]:
-    """The routes of the static files: of these very files, and of whichever there are."""
+    """One route under the digest, which browsers keep, and one that they ask again with the entity tag."""
     folder()
     return [
         route("GET", f"/{path}/{{name}}", serve, need=Need.NOTHING)
@@ -46,9 +45,9 @@ def routes() -> list[web.RouteDef]:
 
 @functools.cache
 def folder() -> str:
-    """The path of these very files, from the root of the pages."""
+    """The folder that the pages name. Another version has another one: its headers may differ, too."""
     etags = "".join(file.etag for _, file in sorted(_files().items()))
-    return f"static-{hashlib.sha256(etags.encode()).hexdigest()[:16]}"
+    return f"static-{hashlib.sha256((__version__ + etags).encode()).hexdigest()[:16]}"
 
 
 async def serve(request: web.Request) -> web.StreamResponse:

@@ -1,13 +1,13 @@
 // What HTML and htmx cannot do. No framework and no inline code, which the CSP forbids.
+import "./answers.js";
 import "./busy.js";
 import { showChosen } from "./choice.js";
 import { showDialog } from "./dialogs.js";
 import { find } from "./dom.js";
 import { ownerFollowsType, timeFollowsKind } from "./forms.js";
-import { TIMEOUT, isLive, isTriedAgain, tableAddress } from "./live.js";
+import { TIMEOUT, tableAddress } from "./live.js";
 import "./operation_log.js";
 import { localTimes, utcFields } from "./times.js";
-import { toast } from "./toasts.js";
 
 // The form token of every request.
 document.addEventListener("htmx:configRequest", (event) => {
@@ -17,17 +17,6 @@ document.addEventListener("htmx:configRequest", (event) => {
     event.detail.headers["X-Live"] = "true";
     event.detail.timeout = TIMEOUT;
   }
-});
-// htmx tells what asked of the answer's events. If that has left the page, such as with a dialog that was closed
-// meanwhile, the page is told. The state changes before htmx reads the answer, which may replace what asked.
-document.addEventListener("htmx:beforeRequest", ({ detail: { elt, xhr } }) => {
-  xhr.addEventListener("readystatechange", () => {
-    if (xhr.readyState !== XMLHttpRequest.DONE || elt.isConnected) return;
-    const events = JSON.parse(xhr.getResponseHeader("HX-Trigger") ?? "{}");
-    for (const [name, told] of Object.entries(events)) {
-      htmx.trigger(document.body, name, typeof told === "object" ? told : { value: told });
-    }
-  });
 });
 document.addEventListener("form-token", (event) => {
   find("meta[name=form-token]").content = event.detail.value;
@@ -75,20 +64,6 @@ document.addEventListener("htmx:historyRestore", () => {
 });
 // Such as when the login has ended: reload the whole page.
 document.addEventListener("htmx:historyCacheMissLoadError", () => location.reload());
-// The header says so if the page, or another table, could not be loaded; completions fail silently.
-for (const name of ["htmx:sendError", "htmx:timeout"]) {
-  document.addEventListener(name, ({ detail }) => {
-    if (isTriedAgain(detail) || isLive(detail)) return;
-    const changes = detail.requestConfig.verb !== "get";
-    toast(
-      changes
-        ? "The gateway did not answer: check whether it was done before you try again."
-        : "The gateway cannot be reached.",
-      { fault: true },
-    );
-  });
-}
-
 document.addEventListener("DOMContentLoaded", () => {
   localTimes(document);
   utcFields();

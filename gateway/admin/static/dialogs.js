@@ -81,8 +81,8 @@ document.addEventListener("click", async (event) => {
   }
 });
 
-document.addEventListener("toast", ({ detail }) => {
-  find("dialog[open]")?.close();
+document.addEventListener("toast", ({ target, detail }) => {
+  target.closest("dialog")?.close();
   toast(detail.sentence);
 });
 

@@ -139,15 +139,10 @@ poll("live", LOOK, "#live [data-unfinished]");
 poll("table", LOOK, "#table [data-unfinished]");
 poll("table", 5000, "#table[data-changing]");
 
-// Live parts reload by themselves, but not while a button of theirs is pressed or waits for its answer, nor when nothing
-// has changed. htmx tells a button what its answer says; what has left the page tells nobody.
+// Live parts reload by themselves, but not while a button is pressed or when nothing has changed.
 const shown = new WeakMap();
 let pressed = false;
 let missed = false;
-const catchUp = () => {
-  if (missed) news();
-  missed = false;
-};
 let focused = null;
 document.addEventListener("pointerdown", (event) => {
   pressed = event.button === 0 && event.target.closest("[data-live]") !== null;
@@ -155,12 +150,10 @@ document.addEventListener("pointerdown", (event) => {
 for (const name of ["pointerup", "pointercancel"]) {
   document.addEventListener(name, () => {
     pressed = false;
-    catchUp();
+    if (missed) news();
+    missed = false;
   }, true);
 }
-document.addEventListener("htmx:afterRequest", ({ detail: { elt } }) => {
-  if (!elt.matches("[data-live]")) catchUp();
-});
 document.addEventListener("htmx:beforeSwap", (event) => {
   const { target, xhr, requestConfig } = event.detail;
   if (!target || !target.hasAttribute("data-live")) return;
@@ -175,11 +168,10 @@ document.addEventListener("htmx:beforeSwap", (event) => {
   }
   if (automatic) {
     const old = target.id === "table" && requestConfig.path !== tableAddress();
-    const held = pressed || find("button[aria-busy=true]", target) !== null;
-    if (old || held) {
+    if (old || pressed) {
       event.detail.shouldSwap = false;
-      missed ||= held;
-      if (!held) news();
+      missed = pressed;
+      if (!pressed) news();
       return;
     }
     if (shown.get(target) === xhr.response) {
