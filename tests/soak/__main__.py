@@ -43,6 +43,8 @@ _JUMPS = (0, 90, -90, 0, 30, 0)
 _FARTHEST = 900.0
 """And for a moment so many more, or half of the warm-up: what is dated then is kept so much longer."""
 _MOMENT = 2.0
+_NOBODY_RESTS = 60.0
+"""Seconds in which every kind of actor does something."""
 _SETTINGS = {
     "OPERATIONS__KEEP": "1m",
     "OPERATIONS__KEPT_BYTES": "2000000",
@@ -146,8 +148,12 @@ async def soak(hours: float, every: float, ices: int, engine: str) -> tuple[list
             print(HEADER, flush=True)
             ending = time.monotonic() + 3600 * hours
             while (left := ending - time.monotonic()) > 0:
-                await asyncio.sleep(min(every, left))
+                before, pause = world.did.copy(), min(every, left)
+                await asyncio.sleep(pause)
                 print(row(await observer.look()), flush=True)
+                if pause >= _NOBODY_RESTS:
+                    for what in world.resting(before):
+                        world.faults[f"nothing of {what!r} in {pause:.0f} s"] += 1
         finally:
             for task in tasks:
                 task.cancel()

@@ -26,6 +26,11 @@ from tests.support.receiver import Receiver
 PASSWORD = "correct horse battery staple"
 ADMIN = "boss"
 USER = "alice"
+NEVER_REST = (
+    *("ICE admitted", "ICE refused", "POST ices", "POST operations", "POST schedules"),
+    *("POST api-tokens", "login", "page", "lines of a stream", "messages taken"),
+)
+"""What some actor does each minute, whatever happens to the gateway."""
 _RESTARTING = (aiohttp.ClientConnectionError, asyncio.TimeoutError)
 
 
@@ -57,6 +62,10 @@ class World:
         if answer.status not in good:
             self.faults[f"{what}: {answer.status} {answer.body[:200]!r}"] += 1
         return answer
+
+    def resting(self, before: Counter[str]) -> list[str]:
+        """What nobody has done since these counts: a gateway that nobody reaches does not grow either."""
+        return [what for what in NEVER_REST if self.did[what] == before[what]]
 
     def give(self, name: str, token: str) -> None:
         """An ICE has a new token."""

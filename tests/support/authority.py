@@ -13,6 +13,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 HOUR = timedelta(hours=1)
+_LONG = timedelta(days=365)
+"""Longer than any trial lasts."""
 
 
 class Authority:
@@ -23,7 +25,7 @@ class Authority:
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = _named("Test CA")
         usage = x509.BasicConstraints(ca=True, path_length=0)
-        signed = self._sign(self._name, self._key, (usage, True), timedelta())
+        signed = self._sign(self._name, self._key, (usage, True), timedelta(), _LONG)
         self.file = self._write("ca.pem", signed)
 
     def trust(self) -> ssl.SSLContext:
