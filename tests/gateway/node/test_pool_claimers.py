@@ -141,6 +141,7 @@ async def test_the_ice_that_idles_longest_is_taken_and_own_work_comes_first(runn
         own = await asked(running.admin, name)
         await take(ice)
         await finished(ice, own)
+    await running.settled()  # a session that is not written yet is not found
     operation = await for_pool(running)
     assert await take(second) == operation
     own = await asked(running.admin, "lab-2")
