@@ -57,7 +57,7 @@ gc.set_threshold(50_000, 50, 100)
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
-# To load the public authorities takes 25 ms, for each context and each child; no test meets a server of theirs.
+# Loading the public authorities takes 25 ms for each context and each child, and no test needs them.
 os.environ.setdefault("SSL_CERT_FILE", os.devnull)
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

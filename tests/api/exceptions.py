@@ -1,6 +1,7 @@
 """What schemathesis may find amiss with the API, and is right all the same: each with its reason.
 
-Loaded by schemathesis, see `held.py`, which spares it the gateway's imports. An exception holds for one check, some calls, and one answer.
+Loaded by schemathesis (`held.py`), without the imports of the gateway. An exception holds for one check, some calls, and
+one answer.
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ def coming(ice, node, reading):
 
 
 class Held:
-    """A transaction that begins, numbers a session, and commits when it is told to."""
+    """A transaction that begins at once and waits for the test before each further step."""
 
     def __init__(self, engine, session) -> None:
         self.session = session

@@ -64,7 +64,7 @@ class World:
         return answer
 
     def resting(self, before: Counter[str]) -> list[str]:
-        """What nobody has done since these counts: a gateway that nobody reaches does not grow either."""
+        """The kinds of work that have stopped since `before`. Without work a gateway cannot leak, so the run proves nothing."""
         return [what for what in NEVER_REST if self.did[what] == before[what]]
 
     def give(self, name: str, token: str) -> None:
