@@ -66,6 +66,14 @@ class Node:
         assert self._process is not None
         return self._process.pid
 
+    @property
+    def status(self) -> str:
+        """Whether its process runs, in words."""
+        if self._process is None:
+            return "not started"
+        ended = self._process.returncode
+        return "runs" if ended is None else f"ended with status {ended}"
+
     async def start(self) -> None:
         """Start it; returns when it serves."""
         with self.log.open("ab") as log:

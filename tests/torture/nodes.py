@@ -255,7 +255,7 @@ class Outcome:
 
 
 async def play(cluster: Cluster, number: int, chance: random.Random, outcome: Outcome) -> None:
-    """One round."""
+    """One round. Raises `TimeoutError` or `OSError` where it did not come to its end."""
     plan = cluster.plan
     kind = chance.choice(plan.faults)
     holder, failing, acting = (chance.choice(cluster.nodes) for _ in range(3))
@@ -275,8 +275,12 @@ async def play(cluster: Cluster, number: int, chance: random.Random, outcome: Ou
     await session.round_trip()
 
     failure = asyncio.create_task(FAULTS[kind](cluster, failing, seconds))
-    await asyncio.sleep(chance.uniform(0.0, 0.3))
-    taken = await cluster.take_out(acting, name, action, plan.lease)
+    try:
+        await asyncio.sleep(chance.uniform(0.0, 0.3))
+        taken = await cluster.take_out(acting, name, action, plan.lease)
+    except TimeoutError:
+        await failure  # or else it would go on in the next round
+        raise
     outcome.elapsed += taken.elapsed
     outcome.unconfirmed.update(taken.unconfirmed)
     over = asyncio.Event()
@@ -354,10 +358,17 @@ async def torture(rounds: int, seed: int, plan: Plan) -> Outcome:
             chance = random.Random(f"{seed}/{number}")
             try:
                 await play(made, number, chance, outcome)
-            except TimeoutError:
-                outcome.violations.append(f"round {number} did not come to its end")
+            except (TimeoutError, OSError) as error:
+                outcome.violations.append(f"round {number} did not come to its end: {error!r}")
+                print(outcome.violations[-1], *map(_state, made.nodes), sep="\n  ", flush=True)
         await _followed(made, outcome)
     return outcome
+
+
+def _state(node: Node) -> str:
+    """Whether the node runs, and what it said last."""
+    said = "\n    ".join(node.log.read_text().splitlines()[-8:])
+    return f"{node.name}: {node.status}\n    {said}"
 
 
 async def _followed(cluster: Cluster, outcome: Outcome) -> None:
@@ -406,6 +417,7 @@ def main() -> None:
         return
     faults = tuple(name for name in FAULTS if name != "stepped" or faketime() is not None)
     plan = Plan(faults=faults, mutation=options.mutate)
+    print(f"nodes: seed {options.seed}", flush=True)
     outcome = asyncio.run(torture(options.rounds, options.seed, plan))
     sys.stdout.write(report(outcome, options.seed) + "\n")
     sys.exit(bool(outcome.violations))
