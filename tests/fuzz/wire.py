@@ -189,7 +189,7 @@ def answers_of(written: bytes, *, to_head: bool = False) -> tuple[list[Answer], 
             require(end, "chunks without an end")
         else:
             size = int(headers.get("content-length", "0"))
-            if to_head and (not written or written.startswith(b"HTTP/1")):
+            if to_head and (not written or written.startswith(b"HTTP/")):
                 size = 0
             body, written = written[:size], written[size:]
             require(len(body) == size, f"{len(body)} of {size} bytes of the body")
