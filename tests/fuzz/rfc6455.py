@@ -65,7 +65,7 @@ class Reader:
         if size:
             length = int.from_bytes(rest[2 : 2 + size])
         cut = len(rest) < begin + length
-        before = len(self._message) if self._message is not None and opcode == _CONT else 0
+        before = len(self._message or b"")
         faults = set()
         if (
             rest[0] & 0x70
@@ -75,7 +75,9 @@ class Reader:
             or (opcode in _DATA and (opcode == _CONT) == (self._message is None))
         ):
             faults.add(PROTOCOL_ERROR)
-        # The size of a frame with another fault may be looked at first.
+        # The size of a frame with another fault may be looked at first, as if it went on with the message.
+        if opcode != _CONT and not faults:
+            before = 0
         if len(rest) >= 2 + size and before + length > self._limit:
             faults.add(TOO_BIG)
         if faults:
