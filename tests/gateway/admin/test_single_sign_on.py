@@ -419,6 +419,9 @@ def now(seconds=0.0):
     return time.time() + seconds
 
 
+# What is of the future when a test begins that comes long after this module was read.
+LATE = now(86_400)
+
 CLAIMS = {
     "another issuer": {"iss": "https://evil.example"},
     "no issuer": {"iss": None},
@@ -432,9 +435,9 @@ CLAIMS = {
     "expiry as text": {"exp": "9999999999"},
     "expiry true": {"exp": True},
     "issued long ago": {"iat": now(-3700)},
-    "issued in the future": {"iat": now(3600)},
+    "issued in the future": {"iat": LATE},
     "not issued": {"iat": None},
-    "not yet good": {"nbf": now(3600)},
+    "not yet good": {"nbf": LATE},
     "wrong nonce": {"nonce": "x"},
     "no nonce": {"nonce": None},
     "no subject": {"sub": None},
@@ -633,7 +636,7 @@ LOGOUT = {
     "another issuer": {"iss": "https://evil.example"},
     "another client": {"aud": "other"},
     "an old one": {"iat": now(-700)},
-    "a future one": {"iat": now(700)},
+    "a future one": {"iat": LATE},
     "expired": {"exp": now(-100)},
     "without expiry": {"exp": None},
     "with a nonce": {"nonce": "n"},
