@@ -16,7 +16,7 @@ LOCKED := $(PIP) install --progress-bar off --require-hashes --no-deps --require
 TELL := while read -r word what _; do case "$$word" in Collecting|Processing) echo "  $${what\#\#*/}";; Installing) echo "  unpacking";; esac; done
 
 .DEFAULT_GOAL := help
-.PHONY: help demo cluster serve test coverage torture fuzz bench bench-quick scale soak screenshots lint types format lock dist clean
+.PHONY: help demo cluster serve test test-browser coverage torture fuzz bench bench-quick scale soak screenshots lint types format lock dist clean
 
 help: ## Show the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -46,8 +46,11 @@ cluster: $(STAMP) ## Watch three gateways on one PostgreSQL: a drop across nodes
 serve: $(GATEWAY) ## Start a gateway to keep (http://127.0.0.1:8440, ./ice-gateway.db)
 	@$(BIN)/ice-gateway serve
 
-test: $(STAMP) ## Run the tests
-	@$(BIN)/python -m pytest -q -n 4 --dist worksteal
+test: $(STAMP) ## Run the tests, all but those in a browser
+	@$(BIN)/python -m pytest -q -n 4 --dist worksteal --ignore tests/browser
+
+test-browser: $(STAMP) ## Run the tests of the pages in Chromium
+	@$(BIN)/python -m pytest -q -n 4 --dist worksteal tests/browser
 
 coverage: $(STAMP) ## Run the tests and list the lines that none of them runs
 	@$(BIN)/python -m pytest -q -n 2 --dist worksteal --cov --cov-report=term
