@@ -237,7 +237,6 @@ async def test_login_that_ends_in_the_middle_of_an_action(new_admin, running):
     await expect(dialog(page).get_by_role("heading")).to_have_text("ICE provisioning successful")
 
 
-@pytest.mark.long
 async def test_form_of_an_earlier_login_changes_nothing_and_can_be_sent_again(admin, page, running):
     admin.expected = {403}
     await fill(page, "lab-1")

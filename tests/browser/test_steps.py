@@ -6,7 +6,6 @@ import asyncio
 import re
 from pathlib import Path
 
-import pytest
 from playwright.async_api import expect
 
 from tests.browser.admin import (
@@ -186,7 +185,6 @@ async def test_nothing_takes_an_open_token_away(page):
     await expect(page.locator("#token")).to_have_value(token)
 
 
-@pytest.mark.long
 async def test_token_can_be_copied_where_the_browser_has_no_clipboard(admin, running):
     await admin.context.add_init_script(
         "Object.defineProperty(navigator, 'clipboard', {value: undefined});"
@@ -202,7 +200,6 @@ async def test_token_can_be_copied_where_the_browser_has_no_clipboard(admin, run
     assert selected == await page.locator("#token").input_value()
 
 
-@pytest.mark.long
 async def test_double_click_provisions_once(page, running):
     await fill(page, "lab-1")
     await page.get_by_role("button", name="Provision", exact=True).dblclick()
@@ -236,7 +233,6 @@ async def test_back_after_an_action_is_harmless(page, running):
     await running.ice(token).connect()
 
 
-@pytest.mark.long
 async def test_link_from_another_site_reaches_who_is_logged_in(page, running):
     """The cookie is SameSite=Strict: the browser does not send it with such a link."""
     await running.provision("lab-1")
@@ -246,7 +242,6 @@ async def test_link_from_another_site_reaches_who_is_logged_in(page, running):
     await expect(page.get_by_role("heading", level=1)).to_have_text("lab-1")
 
 
-@pytest.mark.long
 async def test_logging_out_ends_it_for_the_back_button_too(new_admin, running):
     await set_password(running)
     admin = await new_admin()

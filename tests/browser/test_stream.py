@@ -71,7 +71,6 @@ async def test_what_happens_is_shown_within_a_second(admin, running):
     await expect(reason).to_contain_text("Another machine", timeout=1000)
 
 
-@pytest.mark.long
 async def test_without_shared_workers_each_visible_tab_has_a_stream(admin, running):
     await admin.context.add_init_script("delete globalThis.SharedWorker")
     pages = [await admin.open(), await admin.open()]
@@ -137,7 +136,6 @@ async def test_gateway_that_stops_and_starts_beneath_a_page(browser, tmp_path):
 
 
 @pytest.mark.gateway(tuning=Tuning(streams=StreamLimits(poll_every=0.2)))
-@pytest.mark.long
 async def test_page_of_a_member_renews_itself_without_a_stream(new_admin, running):
     ice = await running.provision("lab-1")
     member = await new_admin("alice")

@@ -91,7 +91,6 @@ async def settled(admin):
         return await admin.open()
 
 
-@pytest.mark.long
 async def test_stream_that_was_lost_leaves_nothing_out(admin, running):
     admin.may_be_cut_off = True
     page = await settled(admin)
@@ -104,7 +103,6 @@ async def test_stream_that_was_lost_leaves_nothing_out(admin, running):
 
 
 @pytest.mark.gateway(tuning=Tuning(streams=StreamLimits(authenticate_every=0.05)))
-@pytest.mark.long
 async def test_log_that_was_replaced_renews_the_table(admin, running, monkeypatch):
     """Nothing else is news here: the reset alone tells that the table is another."""
     # The node would condemn the engine, which ends the stream first.
@@ -271,7 +269,6 @@ async def test_filter_that_finds_nothing_can_be_cleared(admin, page, running):
     await expect(version).to_have_value("")
 
 
-@pytest.mark.long
 async def test_login_that_ends_while_the_back_button_is_pressed(admin, page, running):
     admin.expected = {401}
     await page.get_by_label("Status", exact=True).select_option("registered")

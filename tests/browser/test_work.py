@@ -107,7 +107,6 @@ async def test_a_command_is_copied_and_a_replaced_token_is_marked(admin, running
     await expect(page.locator("#token-replaced")).to_contain_text("no longer works")
 
 
-@pytest.mark.long
 async def test_the_form_keeps_what_was_typed_and_asks_for_the_viewers_time(admin, running):
     await connected(running)
     admin.expected = {422}
@@ -134,7 +133,6 @@ async def test_the_form_keeps_what_was_typed_and_asks_for_the_viewers_time(admin
     await expect(page.locator(f'[id="operation-{operation["id"]}"]')).to_contain_text("until")
 
 
-@pytest.mark.long
 async def test_pages_follow_an_operation_and_ask_for_nothing_when_idle(admin, running):
     ice = await connected(running)
     pages = [await admin.open(address) for address in ("ices/lab-1", "operations?state=succeeded")]
