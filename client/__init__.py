@@ -1,7 +1,7 @@
 """The reference ICE client, and the wire protocol that it shares with the gateway.
 
-The names in `__all__` are public. The modules are not, and may change in any release, except those that settings
-name: `examples` has handlers for `--handlers`, `pytest_suites` is a former name of one. docs/client.md shows the library.
+The names in `__all__` are public. The modules are not, and may change in any release, except those that are
+named after `--handlers`: `examples`, and `pytest_suites`, a former name of one of them. docs/client.md shows the library.
 
 `agent` is the connection (`IceClient`), `enrolment` gets the token of a machine that has an enrolment key, `cli` is
 the `ice-client` command, `state_commands` has those of its commands that connect to nothing, `options` their options,
@@ -9,8 +9,8 @@ the `ice-client` command, `state_commands` has those of its commands that connec
 clients share), `handshake` (one attempt), `gateway_session` (a request and its refusal), `backoff` (the rules for
 refusals and close codes), `operations` (the work), `operation_log` (its output), `identity` (the state folder),
 `consent` (what others may send), `credentials` (token, key, proof), `exceptions` (the base of what is raised),
-`platform` (what differs between operating systems), and two that the gateway imports too: `protocol`, and `systemd`
-(what a service tells systemd). `conformance` tries other ICE programs against the protocol. Nothing here imports
+`platform` (what differs between operating systems), and two that the gateway imports too: `protocol` (with the
+refusal and close codes of `codes`, and the bounds of `json_bounds`), and `systemd` (what a service tells systemd). `conformance` tries other ICE programs against the protocol. Nothing here imports
 `gateway`: the machine of an ICE needs only this package.
 
 Tested in tests/client/test_client_library.py.

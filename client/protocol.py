@@ -26,7 +26,7 @@ from client.codes import (
 )
 from client.json_bounds import MAX_DEPTH, MAX_DIGITS, JsonTooComplex, check_json, outline
 
-# The gateway imports no other module of the client.
+# The gateway imports these names from here, not from the modules that define them.
 __all__ = [
     "CLOSINGS",
     "MAX_DEPTH",

@@ -1,28 +1,32 @@
-"""The ICE gateway: provisions ICE agents, admits those with a genuine token, drops them live.
+"""The ICE gateway: provisions ICE agents, admits those with a genuine token, drops one as soon as an admin revokes it.
 
-The map. A module imports from packages below its own and from its own package; `services` and `node` stand
+The map, from top to bottom. A module imports from its own package and from those below it; `services` and `node` stand
 side by side and do not know each other. `tests/unit/test_structure.py` checks this.
 
-    cli        the commands, a file per noun or verb, listed in `cli.COMMANDS`; they work with `cli.admin_port`, on a
-               database or over the API
+    cli        the commands, a file per noun or verb, listed in `cli.COMMANDS`; they call the interface in
+               `cli.admin_port`, which works on a database or over the API
     app        the composition root: opens the store and the keys, makes node and services, listens; the order of a stop
-    admin      the admin's page (Jinja templates) and API: callers and their rights, requests, responses
-    web        HTTP and WebSocket plumbing, client addresses, and the ICE's endpoint
+    admin      the admin's page (`pages/`, with `templates/` and `static/`) and API (`api/`): callers and their rights,
+               requests, responses
+    web        HTTP and WebSocket plumbing, client addresses, and the endpoints of ICEs and of enrolments
     services   what an admin can change, once for page, API and commands; the JSON documents of API and commands
     node       what one running gateway holds and does: admission, sessions, drops, operations in progress
-    store      everything durable: SQL, one noun a file; one text of each query for both engines, a schema for each.
-               Page, API and commands read lists from here. `store.tables` says of each table what is moved and copied
+    store      everything durable: SQL, a noun in one file or in a few. Both engines share the text of each query; each has its
+               own schema. Page, API and commands read lists from here. `store.tables` says of each table what moving,
+               backing up, restoring and pruning do with it
     runtime    the process and its machine: settings, logs, clocks, files, sockets, TLS, requests to other servers
     core       rules, values and catalogues; pure: no I/O and no clock
 
 `client.protocol` is below all of them: what an ICE and the gateway exchange, with every refusal and close code
-that an ICE may meet. So is `client.systemd`, by which both report their state to systemd. `web.handshake` and
-`web.ice_endpoint` refuse a handshake by its form and for overload, `node.screening` by token and proof, `core.ice` by
-status and key; `core.problems` makes each an HTTP answer, and has the refusals of an admin. `core.audit_event` has the
-actions of the audit log, `core.operation` the errors of operations.
+that an ICE may meet (they are in `client.codes`). So is `client.systemd`, by which both report their state to systemd.
+
+A handshake is refused for its form (`web.handshake`), for overload (`web.ice_endpoint`), while the node stops
+(`node.node`), for token and proof (`node.screening`), while the store cannot be used (`node.admission`), and for the
+status and key of the ICE (`core.ice`). `core.problems` makes each refusal an HTTP answer, and has those of an admin's
+requests. `core.audit_event` has the actions of the audit log, `core.operation` the errors of operations.
 
 What an operator may set is in `runtime.settings` and `config/gateway.toml`. Other limits are constants beside the code
-that keeps them; `app.Tuning` hands other values in for tests.
+that keeps them; tests replace some of them through `app.Tuning`.
 
 Read `core.ice` (the whole state table), then `node.admission`, `node.node` and `app`. Two rules make it safe:
 
@@ -32,12 +36,12 @@ Read `core.ice` (the whole state table), then `node.admission`, `node.node` and 
   one wins, and the event is written in the transaction of the change.
 
 Every change takes the same path: action, commit (row and event), `node.log_follower` reads the event, `node.hub`
-drops. The action waits for its own node in `node.revocations` and for the others in `store.acknowledgements`, to which
-each reports by `node.membership`.
+drops. The action waits for its own node in `node.revocations` and for the others in `store.acknowledgements`, which
+reads what each of them has written (`node.membership`, `store.nodes`).
 
-The gateway itself sends requests in two places. `services.sso` logs users in at the issuer of the settings
-(`services.issuer`, by `runtime.http_client`). `node.webhook_sender` sends events of the log to webhooks, with what
-`services.webhook_outbox` reads and stores (by `runtime.webhook_client`).
+The gateway itself sends requests in two places. `services.sso` logs users in at the issuer that the settings name;
+`services.issuer` sends its requests through `runtime.http_client`. `node.webhook_sender` sends events of the log to
+webhooks through `runtime.webhook_client`; `services.webhook_outbox` reads what is due and stores what became of it.
 """
 
 import client

@@ -44,7 +44,7 @@ from gateway.services.webhook_outbox import WebhookOutbox
 from gateway.store.engine import Engine
 from gateway.store.enrolments import Enrolments
 from gateway.store.events import Events
-from gateway.store.ice_listing import Ices
+from gateway.store.ice_listing import IceListing
 from gateway.store.key_file import KeyFileUnusable, KeyStore
 from gateway.store.open import open_store
 from gateway.store.operation_logs import OperationLogs
@@ -203,7 +203,7 @@ async def run_gateway(
             services=services,
             node=node,
             streams=streams,
-            ices=Ices(engine, settings.expectations),
+            ices=IceListing(engine, settings.expectations),
             events=Events(engine.fetch),
             operations=Operations(engine.fetch),
             operation_logs=OperationLogs(engine.fetch, settings.operations_log_kept),

@@ -1,7 +1,8 @@
 """The admin's HTTP applications: `api/` for scripts and `pages/` for people, on the same services.
 
-`auth` authenticates callers, `access` decides what they may use and see, `quota` bounds it, `event_streams` sends live
-events, and `openapi` describes the API. No rule of the domain lives here.
+`auth` authenticates callers, `access` decides what they may use and see, `quota` bounds how much each may have open at
+once, `event_streams` sends live events, and `openapi` describes the API. `templates/` and `static/` belong to `pages/`.
+No rule of the domain lives here.
 """
 
 from __future__ import annotations

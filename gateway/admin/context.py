@@ -21,7 +21,7 @@ from gateway.services.sso import SsoService
 from gateway.store.engine import Engine
 from gateway.store.enrolments import Enrolments
 from gateway.store.events import Events
-from gateway.store.ice_listing import Ices
+from gateway.store.ice_listing import IceListing
 from gateway.store.operation_logs import OperationLogs
 from gateway.store.operations import Operations
 from gateway.store.pools import Pools
@@ -43,7 +43,7 @@ class AdminContext:
     services: Services
     node: Node
     streams: EventStreams
-    ices: Ices
+    ices: IceListing
     events: Events
     operations: Operations
     operation_logs: OperationLogs

@@ -1,4 +1,4 @@
-"""The `ice-gateway` command: a file per noun.
+"""The `ice-gateway` command: a file per noun or verb; `api_*` work over the API, `database_*` on the database.
 
 Exit status: 0 done; 1 refused, or the output could not be written; 2 wrong usage; 78 (`EX_CONFIG`) an
 operator must correct a setting or a file.

@@ -47,7 +47,7 @@ from gateway.services.provisioning import Done, Issued
 from gateway.services.user_changes import Change
 from gateway.store.enrolments import Enrolments
 from gateway.store.events import EventFilter, Events
-from gateway.store.ice_listing import Ices, Listed
+from gateway.store.ice_listing import IceListing, Listed
 from gateway.store.ice_order import Mark
 from gateway.store.operation_logs import OperationLogs
 from gateway.store.operations import Operations
@@ -75,7 +75,7 @@ class DatabaseAdmin(DatabaseSchedules, DatabaseWebhooks):
         self._engine = context.engine
         self._services = context.services
         self._actor = context.actor
-        self._table = Ices(context.engine, context.settings.expectations)
+        self._table = IceListing(context.engine, context.settings.expectations)
         self._operations = Operations(context.engine.fetch)
         self._logs = OperationLogs(context.engine.fetch, context.settings.operations_log_kept)
         self._enrolments = Enrolments(context.engine)

@@ -56,7 +56,7 @@ from gateway.runtime.fd_limits import shortage
 from gateway.runtime.settings import Settings
 from gateway.store.acknowledgements import Acknowledgements
 from gateway.store.engine import Engine
-from gateway.store.ice_listing import Ices
+from gateway.store.ice_listing import IceListing
 from gateway.store.ice_loader import IceLoader
 from gateway.store.key_file import KeyStore
 from gateway.store.nodes import Nodes, forget_all
@@ -248,7 +248,7 @@ class Node:
         self.health = Health(engine, self._checks(engine, keys))
         self._engine = engine
         self._keys = keys
-        self._ices = Ices(engine)
+        self._ices = IceListing(engine)
         self._meters = meters
         self._clock = clock
         self._returns_per_second = limits.returns_per_second

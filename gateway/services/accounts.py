@@ -41,7 +41,7 @@ from gateway.services.user_changes import (
 from gateway.store import accounts, events, ices, logins, pools
 from gateway.store.accounts import Accounts
 from gateway.store.engine import AppendedEvent, Engine, StoreUnavailable, Transaction
-from gateway.store.ice_listing import Ices
+from gateway.store.ice_listing import IceListing
 
 MAX_LABEL: Final = 128
 DEFAULT_LIFETIME: Final = 90 * 86_400.0
@@ -80,7 +80,7 @@ class AccountService(Accounts):
         self.rules = rules
         self._clock = clock
         self._leavers = leavers
-        self._ices = Ices(engine)
+        self._ices = IceListing(engine)
         self._passwords = passwords
         self._noted: dict[str, datetime] = {}
         """When the last use of each token was last to be written."""

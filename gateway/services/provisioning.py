@@ -29,7 +29,7 @@ from gateway.services.ice_changes import (
 )
 from gateway.store import accounts, events, ices
 from gateway.store.engine import AppendedEvent, Transaction
-from gateway.store.ice_listing import Ices, Listed
+from gateway.store.ice_listing import IceListing, Listed
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +207,7 @@ class Provisioning(IceActions):
         if done is not None:
             change, logged = done
             return change, await self._confirmer.confirm(logged)
-        listed = await Ices(self._engine).find(found.ice_name)
+        listed = await IceListing(self._engine).find(found.ice_name)
         if listed is None:
             return problem("not-registered")
         # If the rules allow the action now, the ICE is still not as the caller saw it.

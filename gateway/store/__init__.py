@@ -1,4 +1,7 @@
-"""Everything durable: SQL, one noun a file, and the key file. No other package holds SQL.
+"""Everything durable: SQL, a noun in one file or in a few, and the key file. No other package holds SQL.
+
+An ICE has five files: `ices` changes it and reads it in a transaction, `ice_loader` reads it for its admission,
+`ice_listing` for people, by `ice_filter` and `ice_order`.
 
 `engine` defines what a database engine does; `sqlite/` and `postgres/` are the two engines, which share the SQL.
 `tables` lists the tables. Functions here turn rows into frozen values, and an engine's errors into those of

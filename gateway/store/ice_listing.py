@@ -154,7 +154,7 @@ class Counts:
 NO_ICES: Final = Counts(0, dict.fromkeys(Status, 0), 0, 0, 0, 0, dict.fromkeys(Attention, 0))
 
 
-class Ices:
+class IceListing:
     """Reads the table; `expectations` say which ICEs are outdated and inactive. `tried` is for tests."""
 
     def __init__(

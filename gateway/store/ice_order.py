@@ -128,7 +128,7 @@ class Part:
 
 
 def parts(where: IceFilter, order: Order) -> list[Part]:
-    """See `ice_listing.Ices`."""
+    """See `ice_listing.IceListing`."""
     by, descending = order.by, order.descending
     if by is SortKey.NAME:
         return [Part(descending=descending)]
@@ -157,7 +157,7 @@ def tries_by_name(order: Order, tried: int) -> list[Part]:
 
 
 def parts_by_last_seen(confirmed: dict[str, list[str]], order: Order) -> list[Part]:
-    """See `ice_listing.Ices`. `confirmed` are the nodes by the moment of their confirmation, the earliest first.
+    """See `ice_listing.IceListing`. `confirmed` are the nodes by the moment of their confirmation, the earliest first.
 
     The connected ICEs of a node have one value, its confirmation, except those that connected since. So the parts
     are, for each moment, the ICEs that have it as their value, in the order of names; and between two moments

@@ -1,4 +1,4 @@
-"""SQL that changes `ice_tokens`: by compare-and-set, with the event beside it.
+"""SQL that changes `ice_tokens`, by compare-and-set and with the event beside it, and what a change reads before.
 
 Tested in tests/contract/test_ices.py and tests/gateway/admin/api/test_bulk.py.
 """

@@ -1,4 +1,4 @@
-"""HTTP and WebSocket plumbing, and the ICE's endpoint. Below this package only `runtime` imports aiohttp, as a client.
+"""HTTP and WebSocket plumbing, and the endpoints of ICEs and of enrolments. The page and the API are in `admin`.
 
-The page and the API are in `admin`.
+Of the packages below this one, only `runtime` imports aiohttp, for its client.
 """

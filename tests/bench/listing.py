@@ -27,7 +27,7 @@ from gateway.core.version_key import version_key
 from gateway.store import accounts, ices, sessions
 from gateway.store.engine import Engine
 from gateway.store.ice_filter import IceFilter
-from gateway.store.ice_listing import Ices
+from gateway.store.ice_listing import IceListing
 from gateway.store.ice_order import Mark, Order, SortKey
 from gateway.store.open import open_store
 from gateway.store.sessions import Connection, ConnectionEvent, Opened
@@ -165,7 +165,7 @@ class Fleet:
 
 def shapes(fleet: Fleet) -> dict[str, Shape]:
     """What is measured, by name."""
-    table, now = Ices(fleet.engine, EXPECTATIONS), fleet.now
+    table, now = IceListing(fleet.engine, EXPECTATIONS), fleet.now
 
     def page(order: Order = Order(), offset: int = 0, **where) -> Shape:  # noqa: B008 - frozen
         return lambda: table.page(IceFilter(now=now, **where), PAGE, order=order, offset=offset)

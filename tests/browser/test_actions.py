@@ -9,7 +9,7 @@ from playwright.async_api import expect
 
 from gateway.cli.common import open_context
 from gateway.core.roles import Role
-from gateway.store.ice_listing import Ices
+from gateway.store.ice_listing import IceListing
 from tests.browser.admin import (
     choose,
     close_token,
@@ -283,7 +283,7 @@ async def test_change_by_a_command_while_its_dialog_is_open(admin, page, running
     await choose(page, "lab-1", "Reregister")
     async with open_context(running.gateway.settings) as opened:
         await opened.services.provisioning.deregister(
-            opened.actor, (await Ices(opened.engine).find("lab-1")).ice
+            opened.actor, (await IceListing(opened.engine).find("lab-1")).ice
         )
     await connection.expect_dropped(4101)
     await expect(row(page, "lab-1").locator(".status")).to_have_text("Deregistered")

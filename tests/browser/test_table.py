@@ -16,7 +16,7 @@ from gateway.core.roles import Role
 from gateway.core.search import own_text
 from gateway.core.times import to_text, utc_now
 from gateway.store.engine import as_json, rows_of
-from gateway.store.ice_listing import Ices
+from gateway.store.ice_listing import IceListing
 from tests.browser.admin import choose, close_token, dialog, fill, follow, more, press, row, submit
 from tests.contract.domain import unguarded
 from tests.support.ice import Key
@@ -37,7 +37,7 @@ async def test_change_by_a_command_and_presence_show_by_themselves(page, running
     await expect(row(page, "lab-1").locator(".version")).to_have_text("1.1")
     async with open_context(running.gateway.settings) as opened:
         await opened.services.provisioning.deregister(
-            opened.actor, (await Ices(opened.engine).find("lab-1")).ice
+            opened.actor, (await IceListing(opened.engine).find("lab-1")).ice
         )
     await connection.expect_dropped(4101)
     await expect(row(page, "lab-1").locator(".status")).to_have_text("Deregistered")

@@ -10,7 +10,7 @@ from gateway.core.times import to_text
 from gateway.node.presence import Presence
 from gateway.node.session import Session
 from gateway.store.engine import OutcomeUnknown
-from gateway.store.ice_listing import IceFilter, Ices
+from gateway.store.ice_listing import IceFilter, IceListing
 from tests.contract.domain import NOW, Between, add_registered, change, log, minutes, reregistered
 
 
@@ -67,10 +67,10 @@ class Fleet:
         return [one.event for one in await log(self.engine) if one.event.action == "duplicate"]
 
     async def attention(self, at):
-        listed = await Ices(self.engine).find("lab-1")
+        listed = await IceListing(self.engine).find("lab-1")
         where = IceFilter(attention=Attention.DUPLICATE, now=at)
-        found = await Ices(self.engine).page(where, 9)
-        counts = await Ices(self.engine).counts(IceFilter(), at)
+        found = await IceListing(self.engine).page(where, 9)
+        counts = await IceListing(self.engine).counts(IceFilter(), at)
         assert len(found) == counts.attention[Attention.DUPLICATE]
         assert (Attention.DUPLICATE in listed.attention(at)) is bool(found)
         return listed.attention(at)

@@ -20,7 +20,7 @@ from gateway.core.version_key import version_key
 from gateway.store import ices, sessions
 from gateway.store.engine import Part, StoreUnavailable
 from gateway.store.ice_filter import IceFilter
-from gateway.store.ice_listing import Ices
+from gateway.store.ice_listing import IceListing
 from gateway.store.ice_loader import IceLoader
 from gateway.store.ice_order import Order, SortKey
 from gateway.store.ices import Stale
@@ -56,7 +56,7 @@ from tests.contract.domain import (
 
 async def entry(engine, name="lab-1"):
     """The entry as the table holds it."""
-    listed = await Ices(engine).find(name)
+    listed = await IceListing(engine).find(name)
     return listed and listed.ice
 
 
@@ -64,7 +64,7 @@ async def entry(engine, name="lab-1"):
 
 
 async def test_an_ice_is_found_as_it_was_inserted_with_case_folded(engine):
-    table = Ices(engine)
+    table = IceListing(engine)
     assert not await needs_keys(engine.fetch), "the table of a new store was expected to be empty"
     ice = an_ice("Lab-1")
     logged = await add(engine, ice)
@@ -289,7 +289,7 @@ async def laboratory(engine):
     await record(engine, [opened(connected, a_connection("s1"))])
     gone = await add_registered(engine, "lab_1", "Grüße")
     await change(engine, (gone, deregistered(gone)))
-    return Ices(engine)
+    return IceListing(engine)
 
 
 @pytest.mark.parametrize(
@@ -325,7 +325,7 @@ async def test_a_page_holds_what_the_filter_lets_through(laboratory, where, expe
 
 
 async def test_outdated_and_inactive_ices_are_found_counted_and_listed_alike(engine):
-    table = Ices(engine, Expectations(version_key("2.4"), timedelta(days=30)))
+    table = IceListing(engine, Expectations(version_key("2.4"), timedelta(days=30)))
     for name, version, ends in (
         ("old", "2.3", True),
         ("new", "2.10", True),
@@ -371,7 +371,7 @@ async def test_outdated_and_inactive_ices_are_found_counted_and_listed_alike(eng
     assert await agree(NOW, {"attention": Attention.OUTDATED}, outdated) == ["old", "online"]
     assert await agree(NOW, {"needs_attention": True}, outdated) == ["old", "online"]
     for expectations in (Expectations(), Expectations(version_key("0.1"), timedelta(days=9_000))):
-        table = Ices(engine, expectations)
+        table = IceListing(engine, expectations)
         counts = await table.counts(IceFilter(), minutes(0) + month)
         assert (counts.inactive, counts.attention[Attention.OUTDATED]) == (0, 0)
         assert not await table.page(IceFilter(inactive=True, now=NOW), 9)
@@ -399,7 +399,7 @@ async def test_pages_follow_each_other_without_gap_or_repetition(engine, descend
 
     PostgreSQL looks for those with a word among three names first, which fill some of the pages.
     """
-    table = Ices(engine, tried=3)
+    table = IceListing(engine, tried=3)
     for by, where in itertools.product(SortKey, [IceFilter(), IceFilter(words=("lab",))]):
         order = Order(by, descending)
         values = {
@@ -447,7 +447,7 @@ def sorted_by(listed, by):
 
 
 async def test_an_ice_is_connected_as_long_as_it_has_a_session_of_its_generation(engine):
-    table = Ices(engine)
+    table = IceListing(engine)
 
     async def nodes():
         """The nodes of the connected ICEs; the filter, the counts and the entries agree."""
@@ -642,13 +642,13 @@ async def test_a_filter_may_have_all_conditions_at_once(engine):
         labels=(("os", "linux"),) * MAX_LABELS,
         now=NOW,
     )
-    assert [listed.ice.ice_name for listed in await Ices(engine).page(where, 9)] == ["lab-1"]
-    assert (await Ices(engine).counts(where, NOW)).total == 1
+    assert [listed.ice.ice_name for listed in await IceListing(engine).page(where, 9)] == ["lab-1"]
+    assert (await IceListing(engine).counts(where, NOW)).total == 1
 
 
 async def test_names_and_generations_are_read_alone(engine):
     for name in ("lab-2", "Lab-1", "ci-1"):
         await engine.write(lambda t, name=name: ices.insert(t, an_ice(name), an_event("provision")))
     found = IceFilter(words=("lab",))
-    assert await Ices(engine).generations(found, 9) == [("Lab-1", 1), ("lab-2", 1)]
-    assert await Ices(engine).generations(found, 1) == [("Lab-1", 1)]
+    assert await IceListing(engine).generations(found, 9) == [("Lab-1", 1), ("lab-2", 1)]
+    assert await IceListing(engine).generations(found, 1) == [("Lab-1", 1)]

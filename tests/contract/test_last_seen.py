@@ -7,7 +7,7 @@ import pytest
 from gateway.core.ice import Status
 from gateway.store import nodes, sessions
 from gateway.store.ice_filter import IceFilter
-from gateway.store.ice_listing import Ices
+from gateway.store.ice_listing import IceListing
 from gateway.store.ice_order import Order, SortKey
 from gateway.store.nodes import NodeRecord
 from tests.contract.domain import (
@@ -37,7 +37,7 @@ class Table:
         await self.engine.write(lambda transaction: sessions.confirm(transaction, node, at))
 
     async def seen(self):
-        page = await Ices(self.engine).page(IceFilter(), 100)
+        page = await IceListing(self.engine).page(IceFilter(), 100)
         return {listed.ice.ice_name: listed.lastseen for listed in page}
 
 
@@ -55,12 +55,12 @@ async def test_connected_ices_are_seen_when_their_node_last_confirmed(table):
     await table.confirms("node-b", minutes(2))
     seen = {"lab-1": minutes(4), "lab-2": minutes(3), "lab-3": None}
     assert await table.seen() == seen, "a session that began later is seen at its begin"
-    found = await Ices(table.engine).page(
+    found = await IceListing(table.engine).page(
         IceFilter(), 9, order=Order(SortKey.LAST_SEEN, descending=True)
     )
     assert [listed.ice.ice_name for listed in found] == ["lab-1", "lab-2", "lab-3"]
     await table.confirms("node-b", minutes(5))
-    assert (await Ices(table.engine).find("lab-2")).lastseen == minutes(5)
+    assert (await IceListing(table.engine).find("lab-2")).lastseen == minutes(5)
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ async def of_all_nodes(table):
         await add_registered(table.engine, f"new-{number}")
         ice = await add_registered(table.engine, f"bare-{number}")
         await record(table.engine, [opened(ice, a_connection(f"bare {number}", "node-a"))])
-    return Ices(table.engine)
+    return IceListing(table.engine)
 
 
 @pytest.mark.parametrize("descending", [False, True])
@@ -144,7 +144,7 @@ async def test_what_was_shown_is_stored_when_the_sessions_of_a_dead_node_are_cle
     shown = await table.seen()
     await table.engine.write(clear)
     assert await table.seen() == shown
-    listed = await Ices(table.engine).page(IceFilter(connected=True), 100)
+    listed = await IceListing(table.engine).page(IceFilter(connected=True), 100)
     assert [one.ice.ice_name for one in listed] == ["lab-3"]
     rows = await table.engine.fetch("SELECT node FROM ice_confirmed")
     assert rows == [("node-b",)], "a dead node's confirmation goes with its sessions"
@@ -156,5 +156,5 @@ async def test_what_was_shown_is_stored_when_a_gateway_that_is_alone_starts_agai
     await table.confirms("node-a", minutes(1))
     await table.engine.write(nodes.forget_all)
     assert await table.seen() == {"lab-1": minutes(1), "lab-2": NOW}
-    assert not await Ices(table.engine).page(IceFilter(connected=True), 100)
+    assert not await IceListing(table.engine).page(IceFilter(connected=True), 100)
     assert await table.engine.fetch("SELECT * FROM ice_confirmed") == []

@@ -16,7 +16,7 @@ from gateway.services.leavers import NextUser
 from gateway.store import accounts, ices
 from gateway.store.accounts import Accounts
 from gateway.store.engine import StoreUnavailable
-from gateway.store.ice_listing import Ices
+from gateway.store.ice_listing import IceListing
 from gateway.store.key_file import KeyStore
 from tests.contract.domain import (
     NOW,
@@ -59,7 +59,7 @@ async def fleet(engine):
 
 
 async def find(engine, name):
-    return (await Ices(engine).find(name)).ice
+    return (await IceListing(engine).find(name)).ice
 
 
 async def states(engine):

@@ -69,7 +69,7 @@ from gateway.services.provisioning import Provisioning
 from gateway.services.schedules import ScheduleService, WantedSchedule
 from gateway.store import ices
 from gateway.store.engine import StoreUnavailable
-from gateway.store.ice_listing import Ices
+from gateway.store.ice_listing import IceListing
 from gateway.store.key_file import KeyStore
 from gateway.store.postgres.engine import open_postgres
 from gateway.store.schedules import Schedules
@@ -570,7 +570,7 @@ class World(RuleBasedStateMachine):
         return all(client.connected for client in self.clients.values())
 
     async def _ice(self, name):
-        return (await Ices(self.engine).find(name)).ice
+        return (await IceListing(self.engine).find(name)).ice
 
     # --- what is done --------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ from datetime import timedelta
 from gateway.core.pause import Pause
 from gateway.store import pauses
 from gateway.store.ice_filter import IceFilter
-from gateway.store.ice_listing import Ices
+from gateway.store.ice_listing import IceListing
 from tests.contract.domain import NOW, add_registered, an_event, change, minutes, reregistered
 
 PAUSE = Pause("root", NOW, minutes(5), "lunch\n2", by_admin=True)
@@ -19,22 +19,22 @@ async def put(engine, name, pause):
 
 
 async def found(engine, paused, now):
-    page = await Ices(engine).page(IceFilter(paused=paused, now=now), 10)
+    page = await IceListing(engine).page(IceFilter(paused=paused, now=now), 10)
     return [listed.ice.ice_name for listed in page]
 
 
 async def test_a_pause_is_stored_and_read(engine):
     ice = await add_registered(engine)
-    assert (await Ices(engine).find("lab-1")).pause is None
+    assert (await IceListing(engine).find("lab-1")).pause is None
     for pause in (PAUSE, Pause("alice", minutes(1)), None):
         await put(engine, "lab-1", pause)
-        listed = await Ices(engine).find("lab-1")
+        listed = await IceListing(engine).find("lab-1")
         assert listed.pause == pause
         read = await engine.write(lambda transaction: pauses.pauses_of(transaction, ["lab-1"]))
         assert read == {"lab-1": pause}
     await put(engine, "lab-1", PAUSE)
     await change(engine, (ice, reregistered(ice)))
-    assert (await Ices(engine).find("lab-1")).pause == PAUSE
+    assert (await IceListing(engine).find("lab-1")).pause == PAUSE
 
 
 async def test_only_what_holds_is_found_and_counted(engine):
@@ -48,7 +48,7 @@ async def test_only_what_holds_is_found_and_counted(engine):
     assert await found(engine, True, PAUSE.until) == ["lab-2"]
     assert await found(engine, False, PAUSE.until) == ["lab-1", "lab-3"]
     for where in (IceFilter(now=last), IceFilter(words=("lab",), now=last)):
-        assert (await Ices(engine).counts(where, last)).paused == 2
-        assert (await Ices(engine).counts(where, PAUSE.until)).paused == 1
-    listed = await Ices(engine).find("lab-1")
+        assert (await IceListing(engine).counts(where, last)).paused == 2
+        assert (await IceListing(engine).counts(where, PAUSE.until)).paused == 1
+    listed = await IceListing(engine).find("lab-1")
     assert (listed.paused(last), listed.paused(PAUSE.until)) == (PAUSE, None)

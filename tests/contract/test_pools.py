@@ -18,7 +18,7 @@ from gateway.core.schedule import Schedule
 from gateway.services.pools import PoolService, WantedPool
 from gateway.store import ice_filter, ices, operations, pools, schedules
 from gateway.store.ice_filter import IceFilter
-from gateway.store.ice_listing import Ices
+from gateway.store.ice_listing import IceListing
 from gateway.store.pools import PoolCounts, Pools, PoolUse
 from tests.contract.domain import (
     NOW,
@@ -117,7 +117,7 @@ async def test_both_ways_of_asking_find_the_same_ices(engine):
         belongs = f"{ice_filter.MEMBER} AND p.name = '{pool.name}'"
         found = await names(engine, belongs, "JOIN ice_pools p ON TRUE")
         where = IceFilter(pool=pool)
-        listed = await Ices(engine).page(where, 99)
+        listed = await IceListing(engine).page(where, 99)
         assert [ice.ice.ice_name for ice in listed] == found
         for covered in (False, True):
             params: list[object] = []

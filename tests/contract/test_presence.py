@@ -11,7 +11,7 @@ from gateway.node.presence import ConnectionChange, Pace, Presence
 from gateway.node.session import Session
 from gateway.store import sessions
 from gateway.store.engine import OutcomeUnknown
-from gateway.store.ice_listing import Ices
+from gateway.store.ice_listing import IceListing
 from gateway.store.sessions import ConnectionEvent, events_of
 from tests.contract.domain import (
     NOW,
@@ -73,7 +73,7 @@ class Node:
             meanwhile()
 
     async def connection(self):
-        return (await Ices(self.engine).find("lab-1")).connection
+        return (await IceListing(self.engine).find("lab-1")).connection
 
     async def open_sessions(self) -> list[str]:
         rows = await self.engine.fetch("SELECT session FROM ice_sessions ORDER BY number")
@@ -120,15 +120,15 @@ async def test_the_hello_of_a_session_that_ends_before_it_is_written_is_last_kno
     await node.fail_to_write(lambda: node.greets(session))
     node.closes(session)
     await node.presence.flush()
-    last = (await Ices(node.engine).find("lab-1")).last
+    last = (await IceListing(node.engine).find("lab-1")).last
     assert (last.version, last.hostname) == ("1.2", "desk")
     session = node.opens("s2")
     await node.presence.flush()
-    assert (await Ices(node.engine).find("lab-1")).last.version is None
+    assert (await IceListing(node.engine).find("lab-1")).last.version is None
     node.greets(session)
     node.closes(session)
     await node.presence.flush()
-    assert (await Ices(node.engine).find("lab-1")).last.version == "1.2"
+    assert (await IceListing(node.engine).find("lab-1")).last.version == "1.2"
     assert await node.connection() is None
 
 
@@ -139,7 +139,7 @@ async def test_a_session_that_replaces_another_within_a_batch_is_last_known(node
     node.opens("s2")
     node.closes(older, superseded=True)
     await node.presence.flush()
-    assert (await Ices(node.engine).find("lab-1")).last.version is None
+    assert (await IceListing(node.engine).find("lab-1")).last.version is None
 
 
 async def test_what_is_over_within_a_batch_is_not_shown(node):
@@ -193,7 +193,7 @@ async def test_refusals_are_news_counted_with_those_before(node):
 
 
 async def last_seen(node):
-    return (await Ices(node.engine).find("lab-1")).lastseen
+    return (await IceListing(node.engine).find("lab-1")).lastseen
 
 
 async def test_a_session_is_confirmed_from_time_to_time_and_stored_at_its_end(engine):

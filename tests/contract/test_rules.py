@@ -11,7 +11,7 @@ from gateway.core.roles import Role
 from gateway.core.secret import Secret
 from gateway.services.provisioning import Provisioning
 from gateway.store.acknowledgements import Acknowledgements
-from gateway.store.ice_listing import Ices
+from gateway.store.ice_listing import IceListing
 from gateway.store.key_file import KeyStore
 from gateway.store.nodes import Nodes
 from gateway.store.sqlite.migrate import released
@@ -64,7 +64,7 @@ async def put(engine, table, row):
 @pytest.mark.parametrize("row", [PROVISIONED, REGISTERED, DEREGISTERED, CI_CD])
 async def test_rows_within_the_rules_are_written(engine, row):
     await put(engine, "ice_tokens", row)
-    found = (await Ices(engine).find("lab-9")).ice
+    found = (await IceListing(engine).find("lab-9")).ice
     assert (found.status, found.ice_type) == (row["status"], row["ice_type"])
 
 
@@ -162,7 +162,7 @@ async def test_no_secret_is_stored(engine, tmp_path):
     await book.add_user(ROOT, "root", Role.ADMIN, password)
     made = await book.create_token(ROOT, "root", "script", 0)
 
-    listed = await Ices(engine).find("lab-1")
+    listed = await IceListing(engine).find("lab-1")
     assert listed.ice.ice_token == digest(issued.token.reveal()), "lowercase hex SHA-256 expected"
     tables = re.findall(r"CREATE TABLE (\w+)", "".join(sql for _, sql in released()))
     assert "ice_tokens" in tables

@@ -7,7 +7,7 @@ from msgspec.structs import replace
 
 from gateway.store import sessions
 from gateway.store.ice_filter import IceFilter
-from gateway.store.ice_listing import Ices
+from gateway.store.ice_listing import IceListing
 from gateway.store.sessions import KEPT, events_of
 from tests.contract.domain import (
     NOW,
@@ -35,9 +35,10 @@ def shown(engine):
     """The connection that everybody is shown, None where there is none."""
 
     async def connection(name="lab-1"):
-        found = (await Ices(engine).find(name)).connection
+        found = (await IceListing(engine).find(name)).connection
         listed = [
-            item.ice.ice_name for item in await Ices(engine).page(IceFilter(connected=True), 9)
+            item.ice.ice_name
+            for item in await IceListing(engine).page(IceFilter(connected=True), 9)
         ]
         assert (name in listed) is (found is not None), "page and find were expected to agree"
         return found
@@ -161,7 +162,7 @@ async def test_a_refusal_that_goes_on_is_not_pushed_out(engine, happened):
 
 async def test_last_seen_is_when_a_session_last_began_or_ended(engine, happened):
     async def last_seen():
-        return (await Ices(engine).find("lab-1")).lastseen
+        return (await IceListing(engine).find("lab-1")).lastseen
 
     assert await last_seen() is None
     await record(engine, connection_events=[a_connection_event("admitted", at=minutes(1))])

@@ -19,7 +19,7 @@ from gateway.store import ices
 from gateway.store.accounts import Accounts
 from gateway.store.engine import Part, StoreRefused, StoreUnavailable, begin
 from gateway.store.events import Events
-from gateway.store.ice_listing import Ices
+from gateway.store.ice_listing import IceListing
 from gateway.store.restore_mark import find_mark
 from gateway.store.sqlite.commit_watch import CommitWatch
 from gateway.store.sqlite.engine import READS, open_sqlite
@@ -506,7 +506,7 @@ async def test_an_upgrade_keeps_the_database_as_it_was(path):
     told: list[str] = []
     for name in ("bob", "carol"):
         async with open_sqlite(path, tell=told.append) as engine:
-            ice = (await Ices(engine).find("lab-1")).ice
+            ice = (await IceListing(engine).find("lab-1")).ice
             assert (ice.generation, ice.key_thumbprint, ice.provisionedon) == (3, "thumbprint", NOW)
             await add_user(engine, name)
     [sentence] = told

@@ -34,7 +34,7 @@ from gateway.services.bulk_actions import (
 from gateway.services.labelling import description_fault
 from gateway.services.pausing import PauseOrder
 from gateway.store.ice_filter import IceFilter
-from gateway.store.ice_listing import Ices
+from gateway.store.ice_listing import IceListing
 from gateway.store.pools import Pools
 from gateway.web.responses import RequestRefused, json_response
 
@@ -205,7 +205,7 @@ async def bulk(request: web.Request, wanted: Bulk, where: IceFilter | None) -> w
 
 
 async def perform(
-    service: BulkActions, table: Ices, caller: Actor, wanted: Bulk, where: IceFilter | None
+    service: BulkActions, table: IceListing, caller: Actor, wanted: Bulk, where: IceFilter | None
 ) -> schemas.BulkAnswer:
     """Do what a body asks for; `where` is what `checked` gave. Raises `RequestRefused`."""
     if isinstance(wanted, BulkProvision):
@@ -232,7 +232,7 @@ def _named(wanted: BulkAct) -> list[Target]:
     return [Target(*pair) for pair in zip(names, wanted.generations, strict=True)]
 
 
-async def _matching(table: Ices, where: IceFilter, most: int) -> list[Target]:
+async def _matching(table: IceListing, where: IceFilter, most: int) -> list[Target]:
     """The ICEs that a filter finds. Raises `RequestRefused` if there are too many."""
     found = await table.generations(where, most + 1)
     if len(found) > most:

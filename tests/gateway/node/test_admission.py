@@ -19,7 +19,7 @@ from gateway.node.signature_helper import HelperPace, SignatureHelper
 from gateway.services.provisioning import Provisioning
 from gateway.store.acknowledgements import Acknowledgements
 from gateway.store.engine import StoreUnavailable
-from gateway.store.ice_listing import Ices
+from gateway.store.ice_listing import IceListing
 from gateway.store.key_file import KeyStore
 from gateway.store.nodes import Nodes
 from gateway.store.sqlite.engine import open_sqlite
@@ -272,7 +272,7 @@ async def test_a_row_read_long_ago_is_read_again(tmp_path, monkeypatch):
                 registration_ttl=0,
                 confirmer=Acknowledgements(Nodes(engine.fetch), utc_now),
             )
-            await elsewhere.deregister(ADMIN, (await Ices(engine).find("lab-1")).ice)
+            await elsewhere.deregister(ADMIN, (await IceListing(engine).find("lab-1")).ice)
         clock.skip(seconds=1.01)
         held.let_go()
         assert await refusal_of(handshake) == "deregistered"
@@ -295,7 +295,7 @@ async def test_a_late_event_spares_the_reregistered_session(running, monkeypatch
             registration_ttl=0,
             confirmer=Acknowledgements(Nodes(engine.fetch), utc_now),
         )
-        issued = await elsewhere.reprovision(ADMIN, (await Ices(engine).find("lab-1")).ice)
+        issued = await elsewhere.reprovision(ADMIN, (await IceListing(engine).find("lab-1")).ice)
     newest = running.ice(issued.token.reveal())
     fresh = await newest.connect()
     tail.let_go()

@@ -20,7 +20,7 @@ from gateway.node.node import NodeLimits
 from gateway.node.operation_reports import MAX_PENDING_FINISHES
 from gateway.services.operation_requests import OperationRequest, OperationService
 from gateway.store.engine import OutcomeUnknown, StoreUnavailable
-from gateway.store.ice_listing import Ices
+from gateway.store.ice_listing import IceListing
 from tests.support.harness import harness
 from tests.support.ice import until
 from tests.support.work import (
@@ -745,7 +745,7 @@ async def test_a_command_requests_and_cancels_beside_the_gateway(running):
     ice = await connected(running)
     async with open_context(running.gateway.settings) as beside:
         asking = OperationService(engine=beside.engine, clock=utc_now, kept_bytes=1_000_000)
-        entry = (await Ices(beside.engine).find("lab-1")).ice
+        entry = (await IceListing(beside.engine).find("lab-1")).ice
         made = await asking.request(
             beside.actor, entry, OperationRequest(OperationKind.EXECUTE, b"{}")
         )

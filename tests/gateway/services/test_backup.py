@@ -22,7 +22,7 @@ from gateway.services.backup import Backup, BackupRefused, GatewayFiles, back_up
 from gateway.services.restore import restore
 from gateway.store import key_file
 from gateway.store.events import Events
-from gateway.store.ice_listing import Ices
+from gateway.store.ice_listing import IceListing
 from gateway.store.key_file import KeyFileUnusable
 from gateway.store.restore_mark import find_mark, head, standing
 from gateway.store.sqlite.snapshot import copy_database, open_read_only
@@ -134,7 +134,7 @@ async def test_a_key_that_comes_or_goes_meanwhile_is_not_missed(tmp_path, settin
             key_file.replace(settings.key_file, ring)
             if retired:  # nothing depends on the older key any more
                 renewed = await opened.services.provisioning.reprovision(
-                    ADMIN, (await Ices(opened.engine).find("lab-1")).ice
+                    ADMIN, (await IceListing(opened.engine).find("lab-1")).ice
                 )
                 tokens[:] = [renewed.token]
             tokens.append(await provision(opened, "lab-2"))

@@ -22,7 +22,7 @@ from gateway.services.key_rotation import KeyRefused, Keys
 from gateway.services.webhooks import WantedWebhook
 from gateway.store import key_file
 from gateway.store.engine import StoreLocked
-from gateway.store.ice_listing import Ices
+from gateway.store.ice_listing import IceListing
 from gateway.store.sqlite.engine import open_sqlite
 from gateway.store.sqlite.migrate import APPLICATION_ID, released
 from gateway.store.webhooks import Webhooks
@@ -146,7 +146,7 @@ async def test_an_entry_from_before_keys_were_kept_may_need_each_key_of_that_tim
                 assert refused.ices == ices
             for name in ("ci-1", "CI-0"):
                 await opened.services.provisioning.reprovision(
-                    opened.actor, (await Ices(opened.engine).find(name)).ice
+                    opened.actor, (await IceListing(opened.engine).find(name)).ice
                 )
             for kid in ("first", "second", third):
                 assert await master.retire(opened.actor, kid) is None
@@ -294,7 +294,7 @@ async def test_no_key_is_retired_under_a_token_that_is_being_sealed(table, monke
         issued = await provisioning.provision(table.actor, "ci-2", IceType.CI_CD, None)
     else:
         issued = await getattr(provisioning, action)(
-            table.actor, (await Ices(table.engine).find("ci-1")).ice
+            table.actor, (await IceListing(table.engine).find("ci-1")).ice
         )
     assert intruder.visits == 1
     opened = key_file.read(table.settings.key_file).open(issued.token)
@@ -316,7 +316,7 @@ def intrude_on_the_file(monkeypatch, intruder):
 async def test_no_token_is_sealed_with_a_key_that_is_being_retired(table, monkeypatch, moment):
     first, second, _ = kids(table)
     await table.services.provisioning.reprovision(
-        table.actor, (await Ices(table.engine).find("ci-1")).ice
+        table.actor, (await IceListing(table.engine).find("ci-1")).ice
     )  # nobody needs the first any more
     tokens = []
 

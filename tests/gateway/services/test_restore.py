@@ -31,7 +31,7 @@ from gateway.services.webhooks import WantedWebhook
 from gateway.store import enrolments, key_file
 from gateway.store.engine import StoreRefused
 from gateway.store.events import Events
-from gateway.store.ice_listing import Ices
+from gateway.store.ice_listing import IceListing
 from gateway.store.key_file import KeyFileUnusable
 from gateway.store.restore_mark import find_mark, head, standing
 from gateway.store.sqlite.snapshot import open_read_only
@@ -367,16 +367,16 @@ async def test_a_second_restore_is_compared_with_what_the_first_replaced(tmp_pat
     folder = await make(settings, tmp_path / "backup")
     async with open_context(settings) as opened:
         await opened.services.provisioning.reprovision(
-            ADMIN, (await Ices(opened.engine).find("lab-1")).ice
+            ADMIN, (await IceListing(opened.engine).find("lab-1")).ice
         )
         await opened.services.accounts.disable(ADMIN, "alice")
     first = await put_back(settings, folder)
     async with open_context(settings) as opened:
         await opened.services.provisioning.reprovision(
-            ADMIN, (await Ices(opened.engine).find("lab-2")).ice
+            ADMIN, (await IceListing(opened.engine).find("lab-2")).ice
         )
         await opened.services.provisioning.reprovision(
-            ADMIN, (await Ices(opened.engine).find("lab-1")).ice
+            ADMIN, (await IceListing(opened.engine).find("lab-1")).ice
         )
     assert (await listed(settings))[0].keys() == {("user", "alice")}, "who got a token anew is not"
     second = await put_back(settings, folder)
@@ -576,7 +576,7 @@ async def test_killed_at_any_step_it_leaves_the_old_database_or_the_new_one(tmp_
         ring, new = key_file.read(settings.key_file), Key.generate(utc_now())
         key_file.replace(settings.key_file, KeyRing([*ring.keys, new], new.kid))
         await opened.services.provisioning.reprovision(
-            ADMIN, (await Ices(opened.engine).find("lab-1")).ice
+            ADMIN, (await IceListing(opened.engine).find("lab-1")).ice
         )
         since = await provision(opened, "lab-2")
         key_file.replace(settings.key_file, KeyRing([new], new.kid))

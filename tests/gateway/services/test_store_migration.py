@@ -17,7 +17,7 @@ from gateway.services.audit import Audit
 from gateway.services.doctor import Doctor
 from gateway.store import enrolments, sessions
 from gateway.store.engine import StoreRefused
-from gateway.store.ice_listing import Ices
+from gateway.store.ice_listing import IceListing
 from gateway.store.postgres.engine import open_postgres
 from gateway.store.sqlite.engine import open_sqlite
 from gateway.store.tables import MOVED
@@ -131,7 +131,7 @@ async def test_everything_arrives_and_goes_on(path, database_url, prune):
             await record(
                 engine, connection_events=[a_connection_event("closed", ice_name="build-1")]
             )
-            assert (await Ices(engine).find("LAB-1")).ice == an_ice("lab-1")
+            assert (await IceListing(engine).find("LAB-1")).ice == an_ice("lab-1")
     examined = Doctor(settings_for(path.parent, database__url=database_url), None, clock=utc_now)
     [found] = [item for item in await examined.examine() if item.check == "database"]
     assert "ICEs: 4, events: " in found.text
@@ -141,13 +141,13 @@ async def test_everything_arrives_and_goes_on(path, database_url, prune):
 async def test_what_was_shown_as_last_seen_before_a_crash_arrives(path, database_url):
     await fill(path)
     async with open_sqlite(path) as engine:
-        ice = (await Ices(engine).find("build-1")).ice
+        ice = (await IceListing(engine).find("build-1")).ice
         await record(engine, opened=[opened(ice, a_connection("s1"))])
         await engine.write(lambda transaction: sessions.confirm(transaction, "node-a", minutes(9)))
-        shown = (await Ices(engine).find("build-1")).lastseen
+        shown = (await IceListing(engine).find("build-1")).lastseen
     await move(path, database_url)
     async with opening(database_url) as engine:
-        found = await Ices(engine).find("build-1")
+        found = await IceListing(engine).find("build-1")
     assert (found.lastseen, found.connection) == (shown, None)
     assert shown == minutes(9)
 

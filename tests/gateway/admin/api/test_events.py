@@ -15,7 +15,7 @@ from gateway.app import Tuning
 from gateway.cli.common import open_context
 from gateway.core.audit_event import Position
 from gateway.core.roles import Role
-from gateway.store.ice_listing import Ices
+from gateway.store.ice_listing import IceListing
 from gateway.store.sqlite.commit_record import record_of
 from tests.contract.domain import unguarded
 from tests.support.harness import (
@@ -115,7 +115,7 @@ async def test_a_change_by_command_names_who_and_where(running):
     await running.provision()
     async with open_context(running.gateway.settings) as opened:
         await opened.services.provisioning.reprovision(
-            opened.actor, (await Ices(opened.engine).find("lab-1")).ice
+            opened.actor, (await IceListing(opened.engine).find("lab-1")).ice
         )
         who = opened.actor
     [event] = await events(running, "?action=reprovision")
@@ -513,7 +513,7 @@ async def test_change_by_another_process_counts_within_a_second(running, action,
     loop = asyncio.get_running_loop()
     async with streaming(running.admin) as reader, open_context(running.gateway.settings) as opened:
         began = loop.time()
-        ice = (await Ices(opened.engine).find("lab-1")).ice
+        ice = (await IceListing(opened.engine).find("lab-1")).ice
         await getattr(opened.services.provisioning, action)(opened.actor, ice)
         await connection.expect_dropped(code)
         took = loop.time() - began

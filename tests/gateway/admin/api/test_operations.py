@@ -20,7 +20,7 @@ from gateway.node.expiry import OperationExpiry
 from gateway.node.node import NodeLimits
 from gateway.services.operation_requests import MAX_UNFINISHED, OperationRequest
 from gateway.store.engine import as_json, rows_of
-from gateway.store.ice_listing import Ices
+from gateway.store.ice_listing import IceListing
 from gateway.store.operations import Operations
 from tests.support.harness import ADMIN, API, expect_refused, harness, hold_to_description
 from tests.support.work import (
@@ -265,7 +265,7 @@ async def test_the_queue_of_an_ice_is_bounded(running):
     await (await (await running.provision()).connect()).leave()
     first = await asked(running.admin)
     # All but this and the last are requested where the API does so: an HTTP call takes longer than the rest.
-    service, ices = running.gateway.services.operations, Ices(running.gateway.engine)
+    service, ices = running.gateway.services.operations, IceListing(running.gateway.engine)
     entry, request = (await ices.find("lab-1")).ice, OperationRequest(OperationKind.EXECUTE, b"{}")
     requested = (service.request(ADMIN, entry, request) for _ in range(MAX_UNFINISHED - 2))
     assert all(isinstance(made, Operation) for made in await asyncio.gather(*requested))
