@@ -262,7 +262,7 @@ async def _plan(story: Story, admin: Admin) -> Any:
     due = from_text(schedule["next"][0])
     story.say(
         "admin",
-        f"scheduled the suite smoke in this pool for each full minute: next at {due:%H:%M:%S} UTC,"
+        f"scheduled the suite smoke on this pool for the start of every minute: next at {due:%H:%M:%S} UTC,"
         f" in {_seconds_until(due):.0f} s",
     )
     return schedule
@@ -385,7 +385,7 @@ async def _deregistration(story: Story, admin: Admin, lab: Program, build: Progr
     story.say(
         "admin",
         f"deregistered lab-1: {answer['ice']['status']}; its connection was dropped"
-        f" {dropped['elapsed_ms']:.1f} ms after the action began, the change durable",
+        f" {dropped['elapsed_ms']:.1f} ms after the action began, and the change was on disk",
     )
     story.say("lab-1", f"{line.split(':')[0]}, {(at - sent) * 1000:.1f} ms after the admin's call")
     status, reason = await lab.end()

@@ -226,7 +226,7 @@ def _parameter_table(runs: list[Run]) -> list[str]:
         ["such a round: transactions", number(given.round.commits)],
         ["pages of PostgreSQL for each ICE", f"{sum(given.ice_pages):.2f}"],
         ["tables and indexes that they are of", str(sum(count > 0 for count in given.ice_pages))],
-        ["pages of each that one that goes and comes back touches", number(given.pages_touched)],
+        ["pages of each table or index that one return changes", number(given.pages_touched)],
         ["log of a node for each admission, bytes", number(given.logged)],
     ]
     title = f"with {run['ices']:,} ICEs"
