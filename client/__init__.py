@@ -1,7 +1,7 @@
 """The reference ICE client, and the wire protocol that it shares with the gateway.
 
-The names in `__all__` are public. The modules are not, and may change in any release, except those that are
-named after `--handlers`: `examples`, and `pytest_suites`, a former name of one of them. docs/client.md shows the library.
+The names in `__all__` are public. The modules are not, and may change in any release, except those that a user gives to
+`--handlers`: `examples`, and `pytest_suites`, an older name of one of them. docs/client.md shows the library.
 
 `agent` is the connection (`IceClient`), `enrolment` gets the token of a machine that has an enrolment key, `cli` is
 the `ice-client` command, `state_commands` has those of its commands that connect to nothing, `options` their options,

@@ -22,8 +22,9 @@ that an ICE may meet (they are in `client.codes`). So is `client.systemd`, by wh
 
 A handshake is refused for its form (`web.handshake`), for overload (`web.ice_endpoint`), while the node stops
 (`node.node`), for token and proof (`node.screening`), while the store cannot be used (`node.admission`), and for the
-status and key of the ICE (`core.ice`). `core.problems` makes each refusal an HTTP answer, and has those of an admin's
-requests. `core.audit_event` has the actions of the audit log, `core.operation` the errors of operations.
+status and key of the ICE (`core.ice`). `core.problems` turns any code into an HTTP answer, and has the codes of an admin's
+requests. `core.operation` has the errors: why an operation ended without a result. The actions of the audit log are
+those of `core.ice` and of `core.audit_event`.
 
 What an operator may set is in `runtime.settings` and `config/gateway.toml`. Other limits are constants beside the code
 that keeps them; tests replace some of them through `app.Tuning`.
@@ -36,12 +37,13 @@ Read `core.ice` (the whole state table), then `node.admission`, `node.node` and 
   one wins, and the event is written in the transaction of the change.
 
 Every change takes the same path: action, commit (row and event), `node.log_follower` reads the event, `node.hub`
-drops. The action waits for its own node in `node.revocations` and for the others in `store.acknowledgements`, which
-reads what each of them has written (`node.membership`, `store.nodes`).
+drops. The action waits in `node.revocations`: for its own node and, through `store.acknowledgements`, for the others.
+Each node writes how far it is and what it dropped (`node.membership`, by `store.nodes`). A command waits in
+`store.acknowledgements` itself. The outcome is a `core.revocation.Confirmation`.
 
-The gateway itself sends requests in two places. `services.sso` logs users in at the issuer that the settings name;
-`services.issuer` sends its requests through `runtime.http_client`. `node.webhook_sender` sends events of the log to
-webhooks through `runtime.webhook_client`; `services.webhook_outbox` reads what is due and stores what became of it.
+The gateway itself sends requests to two kinds of server. The issuer of single sign-on: `services.issuer`, through
+`runtime.http_client`. Webhooks: `services.webhook_outbox` posts through `runtime.webhook_client`, for `node.webhook_sender`
+at its pace, and for `services.webhooks` what an admin tests or sends again.
 """
 
 import client

@@ -25,14 +25,8 @@ from gateway.core.audit_event import Actor, Via
 from gateway.core.problems import Problem
 from gateway.core.text import printable
 from gateway.core.times import utc_now
-from gateway.runtime.settings import (
-    AddressUnavailable,
-    BadOption,
-    BadSetting,
-    Settings,
-    load,
-    misspelt_variables,
-)
+from gateway.runtime.setting_sources import load, misspelt_variables
+from gateway.runtime.settings import AddressUnavailable, BadOption, BadSetting, Settings
 from gateway.services.services import Services
 from gateway.store.acknowledgements import Acknowledgements
 from gateway.store.engine import Engine, StoreRefused, StoreRefusedForNow, StoreUnavailable

@@ -19,8 +19,9 @@ from gateway.cli.common import (
 from gateway.cli.output import show_json, show_table
 from gateway.cli.parameters import json_option
 from gateway.runtime.database_url import shown
+from gateway.runtime.setting_sources import Given, read
 from gateway.runtime.setting_types import texts
-from gateway.runtime.settings import BadSetting, Given, read
+from gateway.runtime.settings import BadSetting
 
 
 @click.group()

@@ -15,7 +15,8 @@ from gateway.cli.common import only_on_a_database, read_settings, settings_file,
 from gateway.cli.output import print_output, refuse, show_json
 from gateway.cli.parameters import json_option
 from gateway.core.times import utc_now
-from gateway.runtime.settings import BadSetting, load, misspelt_variables
+from gateway.runtime.setting_sources import load, misspelt_variables
+from gateway.runtime.settings import BadSetting
 from gateway.services.diagnostics import Finding, Level, failed, warning
 
 

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from gateway.cli.common import open_context
 from gateway.core.ice import IceType
 from gateway.core.roles import Role
-from gateway.runtime.settings import load
+from gateway.runtime.setting_sources import load
 from tests.support.ice import Ice, Key
 
 _ECDSA = ec.ECDSA(hashes.SHA256())

@@ -38,7 +38,8 @@ from gateway.node.presence import Presence
 from gateway.node.session import Session
 from gateway.node.verdict import Admitted, Handshake
 from gateway.runtime import eventloop, logs
-from gateway.runtime.settings import Settings, load
+from gateway.runtime.setting_sources import load
+from gateway.runtime.settings import Settings
 from gateway.store.ice_loader import IceLoader
 from gateway.store.key_file import KeyStore
 from gateway.store.sqlite.engine import SqliteEngine, open_sqlite

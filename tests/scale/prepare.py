@@ -18,7 +18,7 @@ from gateway.core.audit_event import Actor, AuditAction, Event, Via
 from gateway.core.ice import Ice, IceType
 from gateway.core.roles import Role
 from gateway.core.times import utc_now
-from gateway.runtime.settings import load
+from gateway.runtime.setting_sources import load
 from gateway.store import accounts, ices
 from gateway.store.engine import Transaction
 from tests.scale.agent import name_of

@@ -27,7 +27,7 @@ from gateway.core.times import utc_now
 from gateway.node.expiry import OperationExpiry
 from gateway.runtime import eventloop
 from gateway.runtime.logs import configure
-from gateway.runtime.settings import load
+from gateway.runtime.setting_sources import load
 from gateway.runtime.tls import reload_certificate
 
 KEPT = timedelta(minutes=2)

@@ -24,7 +24,8 @@ from gateway.cli import main
 from gateway.core.audit_event import Actor, Via
 from gateway.core.roles import Role
 from gateway.core.times import Clock, utc_now
-from gateway.runtime.settings import Settings, load
+from gateway.runtime.setting_sources import load
+from gateway.runtime.settings import Settings
 from gateway.services.passwords import Passwords
 from tests.support.databases import put_database
 from tests.support.ice import PATIENCE, Ice, Key

@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from gateway.cli import main
 from gateway.cli.common import open_context
 from gateway.core.ice import IceType
-from gateway.runtime.settings import load
+from gateway.runtime.setting_sources import load
 from tests.support.forks import environment
 from tests.support.ice import PROCESS_PATIENCE, Ice
 

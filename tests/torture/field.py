@@ -22,7 +22,7 @@ from client.operations import OperationFailed
 from gateway.app import Tuning, run_gateway
 from gateway.node.node import NodeLimits
 from gateway.runtime.logs import configure
-from gateway.runtime.settings import load
+from gateway.runtime.setting_sources import load
 from tests.support.ice import Nomad
 from tests.support.network import Network, Place, enter, network
 from tests.support.node import Node, api_token, running

@@ -11,7 +11,8 @@ import pytest
 import yaml
 
 from gateway.cli import main
-from gateway.runtime.settings import SETTINGS, load
+from gateway.runtime.setting_sources import load
+from gateway.runtime.settings import SETTINGS
 
 ROOT = Path(__file__).parents[2]
 DOCKERFILE = (ROOT / "Dockerfile").read_text("utf-8")

@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from gateway.cli import main
-from gateway.runtime.settings import load
+from gateway.runtime.setting_sources import load
 
 CONFIG = Path(__file__).parents[2] / "config"
 UNIT = CONFIG / "ice-gateway.service"

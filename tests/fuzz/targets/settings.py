@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from gateway.runtime.setting_sources import load
 from gateway.runtime.setting_types import MAX_HOSTS
-from gateway.runtime.settings import BadSetting, Settings, load
+from gateway.runtime.settings import BadSetting, Settings
 from tests.fuzz.target import Target, require
 
 _PASSWORD = "correct-horse-battery"

@@ -23,7 +23,7 @@ from gateway.core.audit_event import Actor, Via
 from gateway.core.roles import Role
 from gateway.core.secret import Secret
 from gateway.core.times import to_text, utc_now
-from gateway.runtime.settings import load
+from gateway.runtime.setting_sources import load
 from gateway.store import key_file
 from gateway.store.key_file import KeyStore
 from tests.support import served

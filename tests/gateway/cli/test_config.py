@@ -12,7 +12,8 @@ from click.testing import CliRunner
 
 from gateway.cli import main
 from gateway.cli.config import toml, value_of
-from gateway.runtime.settings import SETTINGS, Given, Setting, load
+from gateway.runtime.setting_sources import Given, load
+from gateway.runtime.settings import SETTINGS, Setting
 
 FILE = """
 [server]

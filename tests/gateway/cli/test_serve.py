@@ -35,7 +35,8 @@ from gateway.core.ice import IceType
 from gateway.core.roles import Role
 from gateway.core.times import utc_now
 from gateway.runtime.logs import ICE_LINES_A_MINUTE
-from gateway.runtime.settings import BadSetting, load
+from gateway.runtime.setting_sources import load
+from gateway.runtime.settings import BadSetting
 from gateway.runtime.sockets import QUEUES
 from gateway.store.sqlite.engine import open_sqlite
 from gateway.store.sqlite.snapshot import mark_as_copy

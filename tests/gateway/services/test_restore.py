@@ -510,7 +510,7 @@ from pathlib import Path
 from gateway.services.backup import Backup, GatewayFiles
 from gateway.core.audit_event import Actor, Via
 from gateway.services.restore import restore
-from gateway.runtime.settings import load
+from gateway.runtime.setting_sources import load
 from gateway.core.times import utc_now
 
 template, folder = Path(sys.argv[1]), Path(sys.argv[2])

@@ -17,16 +17,9 @@ from gateway.core.attention import Expectations
 from gateway.core.times import later, utc_now
 from gateway.core.version_key import version_key
 from gateway.runtime.eventloop import listen_error
+from gateway.runtime.setting_sources import load, misspelt_variables, read
 from gateway.runtime.setting_types import duration, duration_text
-from gateway.runtime.settings import (
-    SETTINGS,
-    AddressUnavailable,
-    BadOption,
-    BadSetting,
-    load,
-    misspelt_variables,
-    read,
-)
+from gateway.runtime.settings import SETTINGS, AddressUnavailable, BadOption, BadSetting
 from gateway.runtime.sockets import CannotBind
 
 DOCUMENTED = Path(__file__).parents[3] / "config" / "gateway.toml"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from gateway.core.roles import Role
-from gateway.runtime.settings import BadSetting, load
+from gateway.runtime.setting_sources import load
+from gateway.runtime.settings import BadSetting
 from gateway.runtime.sso_settings import sso_settings
 
 GOOD = {
