@@ -130,6 +130,7 @@ def _is_safe(url: str, *, plain: bool) -> bool:
         or "@" in parts.netloc
         or parts.fragment
         or not (url.isascii() and url.isprintable())
+        or " " in url  # `urlsplit` would pass over one at the beginning
     ):
         return False
     return parts.scheme == "https" or (plain and parts.scheme == "http" and is_loopback(host))

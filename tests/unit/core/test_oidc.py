@@ -212,6 +212,7 @@ def test_http_is_for_an_issuer_on_loopback_alone():
     "url",
     [
         "",
+        " https://id.example/jwks",
         "/jwks",
         "https://",
         "https://a@b/",
