@@ -233,11 +233,13 @@ async def test_a_followed_operation_says_again_why_it_waits(running, fork, tmp_p
     token.touch(0o600)
     token.write_text(running.admin.token)
     there = ("--url", running.url, "--token-file", str(token))
-    here = ("--database", str(running.gateway.settings.database_url))
+    settings = running.gateway.settings
+    here = ("--database", str(settings.database_url))
     arguments = (*there, *RUN, "--follow") if over_api else (*RUN, "--follow", *here)
     said = tmp_path / "said"
     said.touch()
-    process = await fork.start(*arguments, streams={"err": str(said)})
+    keys = {"ICE_GATEWAY_TOKENS__KEY_FILE": str(settings.key_file)}
+    process = await fork.start(*arguments, streams={"err": str(said)}, environ=keys)
 
     async def says(*reasons):
         lines = [f"ice-gateway: {reason}: the operation waits" for reason in reasons]

@@ -62,11 +62,15 @@ async def test_only_so_many_exports_run_at_once(running):
         )
 
 
-async def test_members_read_none_of_it_and_nodes_are_none_of_a_file(running):
+async def test_members_read_none_of_it(running):
     member, auditor = await running.api("alice"), await running.api("eve", Role.AUDITOR)
     for path in ("/audit/head", "/audit/verification", "/audit/export", "/nodes"):
         expect_refused(await member.get(path), 403, "forbidden")
         assert (await auditor.get(path)).status == 200
+
+
+@pytest.mark.sqlite
+async def test_a_file_has_no_nodes(running):
     assert (await running.admin.get("/nodes")).json == {"items": [], "next": None}
     expect_refused(await running.admin.post("/nodes/node-a/drain"), 404, "not-found")
 
