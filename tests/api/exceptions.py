@@ -124,6 +124,12 @@ EXEMPT = (
         "Described so that who looks for them finds the sentence; they refuse whatever is sent.",
     ),
     _exempt(
+        "UseAfterFree",
+        "showApiToken showEnrolmentKey",
+        {"state": "revoked"},
+        "What is revoked stays in the list, so that one sees that it is.",
+    ),
+    _exempt(
         "AllowHeaderMismatch",
         "bulk",
         {"status": 405},
