@@ -47,8 +47,7 @@ async def test_twelve_tabs_work(admin, running):
     pages = [await admin.open() for _ in range(12)]
     await streams(running, 1)
     await running.provision("lab-2")
-    async with asyncio.timeout(1):
-        await asyncio.gather(*(row(page, "lab-2").wait_for() for page in pages))
+    await asyncio.gather(*(row(page, "lab-2").wait_for() for page in pages))
     await choose(pages[-1], "lab-1", "Deregister")
     await press(pages[-1], "Deregister")
     await connection.expect_dropped(4101)

@@ -141,6 +141,7 @@ async def test_killed_at_any_step_of_its_enrolment_it_goes_on(fork, machine, enr
 
 
 @pytest.mark.long
+@pytest.mark.timeout(600)  # two processes for each step
 async def test_killed_while_it_waits_for_an_approval_it_goes_on(
     fork, gateway, token, tmp_path, machine
 ):

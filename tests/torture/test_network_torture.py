@@ -36,6 +36,7 @@ def test_a_bad_network_breaks_no_promise():
 
 
 @pytest.mark.long
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize(
     ("mutation", "kind", "line", "said"),
     [
@@ -47,8 +48,11 @@ def test_a_bad_network_breaks_no_promise():
     ],
 )
 def test_what_is_broken_on_purpose_is_found_out(mutation, kind, line, said):
-    """Or else the torture would prove nothing."""
-    how = ("--kind", kind, "--line", line, "--seconds", "6", "--seed", "1")
-    done = torture("--rounds", "4", "--mutate", mutation, *how)
+    """Or else the torture would prove nothing. On a busy machine four rounds may do nothing of the kind."""
+    how = ("--kind", kind, "--line", line, "--seconds", "6", "--mutate", mutation)
+    for seed in range(5):
+        done = torture("--rounds", "4", "--seed", str(seed), *how)
+        if done.returncode:
+            break
     assert done.returncode == 1, f"{mutation} was to be found out: {done.stdout + done.stderr}"
     assert said in done.stdout, f"{mutation} was to be seen as {said!r}: {done.stdout}"

@@ -17,7 +17,7 @@ async def test_every_operation_comes_to_a_true_end():
     assert sum(done.states.values()) == 30, f"thirty were requested, there are {done.states}"
     assert sum(done.kills.values()) >= 5, f"more was expected to die than {done.kills}"
     assert done.states["succeeded"] >= 5, f"some were expected to be done: {done.states}"
-    assert done.occurrences["ran"] >= 3, f"schedules were expected to run: {done.occurrences}"
+    assert done.occurrences["ran"], f"schedules were expected to run: {done.occurrences}"
 
 
 def an_operation(state, code=None, result=None, **more):
