@@ -118,9 +118,16 @@ class Observer:
         return {table: int(count) for table, _, count in (row.partition("|") for row in rows)}
 
     def _size(self) -> int:
+        """Bytes of the database; of SQLite those of the pages in use: its file has room for the most there ever was."""
         path = file_of(self.database)
         if path is not None:
-            return path.stat().st_size
+            with sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=_PATIENCE) as file:
+                size, count, free = (
+                    int(file.execute(f"PRAGMA {name}").fetchone()[0])
+                    for name in ("page_size", "page_count", "freelist_count")
+                )
+            file.close()
+            return size * (count - free)
         assert self.server is not None
         name = self.database.rpartition("/")[2]
         return int(self.server.sql(f"SELECT pg_database_size('{name}')"))
