@@ -289,10 +289,12 @@ async def play(cluster: Cluster, number: int, chance: random.Random, outcome: Ou
         *(asyncio.create_task(_by_handshakes(ice, node, taken, over)) for node in cluster.nodes),
     ]
     await failure
-    await cluster.all_known()
-    if taken.unconfirmed:
-        await asyncio.sleep(max(0.0, taken.at + plan.lease + 2 * EVERY - time.monotonic()))
-    over.set()
+    try:
+        await cluster.all_known()
+        if taken.unconfirmed:
+            await asyncio.sleep(max(0.0, taken.at + plan.lease + 2 * EVERY - time.monotonic()))
+    finally:
+        over.set()  # the watches would otherwise go on in the next round
     for watch in watching:
         attempts, violation = await watch
         outcome.attempts += attempts

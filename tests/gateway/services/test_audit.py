@@ -61,7 +61,7 @@ async def test_a_shortened_log_is_not_proven(running, command, taken, says):
     await tamper(running, f"DELETE FROM ice_events WHERE {taken}")  # noqa: S608 - of this test
     path = file_of(running.gateway.settings.database_url)
     if path is not None:
-        # Whoever can write to the database can also remove the record of its last commit.
+        # An attacker who changes the file can remove the record of its last commit, too.
         record_of(path).unlink()
     wrong = await command("verify", status=1)
     assert wrong.stderr.startswith(f"ice-gateway: {says}")
