@@ -37,24 +37,28 @@ from tests.support.served import command, environment, serving
 UNLIMITED = resource.RLIM_INFINITY
 
 
+def start(folder):
+    """A gateway as a process of its own."""
+    return serving(folder, ICE_GATEWAY_METRICS__LISTEN="")
+
+
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("served")
-    with serving(folder, ICE_GATEWAY_METRICS__LISTEN="") as started:
+    with start(tmp_path_factory.mktemp("served")) as started:
         yield started
+
+
+async def make_token(served):
+    """An API token of an admin; made by command, as everything that must not need the gateway."""
+    async with open_context(served.settings) as opened:
+        await opened.services.accounts.add_user(opened.actor, "root", Role.ADMIN, None)
+        made = await opened.services.accounts.create_token(opened.actor, "root", "test", 0)
+        return made.secret.reveal()
 
 
 @pytest.fixture(scope="module")
 def token(served):
-    """An API token of an admin; made by command, as everything that must not need the gateway."""
-
-    async def make():
-        async with open_context(served.settings) as opened:
-            await opened.services.accounts.add_user(opened.actor, "root", Role.ADMIN, None)
-            made = await opened.services.accounts.create_token(opened.actor, "root", "test", 0)
-            return made.secret.reveal()
-
-    return asyncio.run(make())
+    return asyncio.run(make_token(served))
 
 
 class Day:
@@ -178,16 +182,23 @@ class Day:
                 await asyncio.sleep(0.05)
 
 
-@pytest.fixture
-async def day(served, token, request):
+@contextlib.asynccontextmanager
+async def beginning(served, token, name):
     connector = aiohttp.TCPConnector(force_close=True)
     async with aiohttp.ClientSession(connector=connector) as session:
         day = Day(served, session, Api(session, served.url, token))
         try:
-            await day.begin(request.function.__name__.removeprefix("test_").replace("_", "-")[:40])
+            await day.begin(name)
             yield day
         finally:
             await day.close()
+
+
+@pytest.fixture
+async def day(served, token, request):
+    name = request.function.__name__.removeprefix("test_").replace("_", "-")[:40]
+    async with beginning(served, token, name) as begun:
+        yield begun
 
 
 # --- the store -----------------------------------------------------------------------------------
@@ -370,13 +381,15 @@ async def test_there_is_no_file_handle_left(day):
 # --- the end of it -------------------------------------------------------------------------------
 
 
-async def test_it_stops_in_order_on_the_worst_of_days(day):
-    """The last test on this gateway: it is stopped while nothing can be written."""
-    resource.prlimit(day.pid, resource.RLIMIT_FSIZE, (0, UNLIMITED))
-    await day.is_refused("its disk is full or fails")
-    assert await asyncio.to_thread(day.served.stop, signal.SIGTERM) == 0
-    await day.connection.expect_dropped(1012)
-    assert "Traceback" not in day.served.err.end()
+async def test_it_stops_in_order_on_the_worst_of_days(tmp_path):
+    """A gateway of its own is stopped while nothing can be written."""
+    with start(tmp_path) as served:
+        async with beginning(served, await make_token(served), "the-worst") as day:
+            resource.prlimit(day.pid, resource.RLIMIT_FSIZE, (0, UNLIMITED))
+            await day.is_refused("its disk is full or fails")
+            assert await asyncio.to_thread(day.served.stop, signal.SIGTERM) == 0
+            await day.connection.expect_dropped(1012)
+            assert "Traceback" not in day.served.err.end()
 
 
 # --- the clock; in this process, where it can be set ---------------------------------------------
