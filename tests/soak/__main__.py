@@ -2,7 +2,7 @@
 
     python -m tests.soak --hours 2 [--every 5] [--ices 20] [--engine postgresql]
 
-Every so many minutes it prints the gateway's memory, handles, tasks, objects, rows, database, log and CPU. It fails (status 1)
+Every so many minutes, when the clock has made its round, it prints the gateway's memory, handles, tasks, objects, rows, database, log and CPU. It fails (status 1)
 when one of them grows after the warm-up (a third of the run) beyond what is kept, and when an answer was wrong. The
 gateway runs in a process of its own (`tests.soak.served`), with short times of keeping, so that what is kept has its full
 size after minutes.
@@ -39,12 +39,12 @@ from tests.support.postgres import Postgres, postgres
 from tests.support.receiver import receiving
 
 _JUMPS = (0, 90, -90, 0, 30, 0)
-"""Seconds by which the gateway's clock is ahead, in turn."""
+"""Seconds by which the gateway's clock is ahead, in turn. The last three refuse no proof for its time."""
+_PAUSE = 17.0
+"""Seconds from one to the next."""
 _FARTHEST = 900.0
-"""And for a moment so many more, or half of the warm-up: what is dated then is kept so much longer."""
+"""And before them, for a moment, so many, or half of the warm-up: what is dated then is kept so much longer."""
 _MOMENT = 2.0
-_NOBODY_RESTS = 60.0
-"""Seconds in which every kind of actor does something."""
 _SETTINGS = {
     "OPERATIONS__KEEP": "1m",
     "OPERATIONS__KEPT_BYTES": "2000000",
@@ -63,12 +63,18 @@ async def _renew_certificates(authority: Authority, node: Node, pause: float) ->
         node.signal(signal.SIGHUP)
 
 
-async def _jump(clock: Path, node: Node, pause: float, far: float) -> None:
-    while True:
-        for ahead in (*_JUMPS, far):
+async def _jump_for(seconds: float, clock: Path, node: Node, far: float) -> None:
+    """Let the clock jump, in whole rounds, for at least that long.
+
+    What is kept, and who is refused for the time in his proof, goes up and down with the clock: a look in the middle of a
+    round would show that.
+    """
+    ending = time.monotonic() + seconds
+    while time.monotonic() < ending:
+        for ahead in (far, *_JUMPS):
             clock.write_text(str(ahead))  # noqa: ASYNC240 - a few bytes, in memory or cached
             node.signal(signal.SIGUSR1)
-            await asyncio.sleep(_MOMENT if ahead == far else pause)
+            await asyncio.sleep(_MOMENT if ahead == far else _PAUSE)
 
 
 @contextlib.asynccontextmanager
@@ -139,21 +145,18 @@ async def soak(hours: float, every: float, ices: int, engine: str) -> tuple[list
             (actors.receiver, hook),
         ]
         works = [actors.kept_up(world, *act) for act in acts]
-        works += [
-            _renew_certificates(authority, node, 20.0),
-            _jump(folder / "clock", node, 15.0, min(_FARTHEST, 3600 * hours / WARM_UP / 2)),
-        ]
+        works.append(_renew_certificates(authority, node, 20.0))
+        far = min(_FARTHEST, 3600 * hours / WARM_UP / 2)
         tasks = [asyncio.create_task(work) for work in works]
         try:
             print(HEADER, flush=True)
             ending = time.monotonic() + 3600 * hours
             while (left := ending - time.monotonic()) > 0:
-                before, pause = world.did.copy(), min(every, left)
-                await asyncio.sleep(pause)
+                before = world.did.copy()
+                await _jump_for(min(every, left), folder / "clock", node, far)
                 print(row(await observer.look()), flush=True)
-                if pause >= _NOBODY_RESTS:
-                    for what in world.resting(before):
-                        world.faults[f"nothing of {what!r} in {pause:.0f} s"] += 1
+                for what in world.resting(before):
+                    world.faults[f"nothing of {what!r} between two looks"] += 1
         finally:
             for task in tasks:
                 task.cancel()
@@ -182,7 +185,9 @@ def main() -> None:
         default=2.0,
         help="with less than 0.17 rows are not yet as many as are kept",
     )
-    parser.add_argument("--every", type=float, default=5.0, help="minutes between two looks")
+    parser.add_argument(
+        "--every", type=float, default=5.0, help="minutes between two looks, at the least"
+    )
     parser.add_argument("--ices", type=int, default=20)
     parser.add_argument("--engine", choices=("sqlite", "postgresql"), default="sqlite")
     parser.add_argument("--looks", type=Path, help="write every look to this file, as JSON")
