@@ -66,7 +66,7 @@ def _exit_refused(code: str, detail: str) -> NoReturn:
     field, colon, reason = detail.partition(": ")
     if colon and field in _OPTIONS:
         detail = f"{_OPTIONS[field]} {reason}"
-    refuse(printable(detail), status)
+    refuse(detail, status)
 
 
 @dataclass(frozen=True, slots=True)

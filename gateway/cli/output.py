@@ -13,7 +13,7 @@ from typing import Any, Final, NoReturn
 import click
 import msgspec
 
-from gateway.core.text import compact, pretty, printable
+from gateway.core.text import compact, one_line, pretty, printable
 from gateway.runtime.standard_streams import Unwritable, writing
 
 _MAX_GROWTH: Final = 4
@@ -22,7 +22,7 @@ _MAX_GROWTH: Final = 4
 
 def refuse(reason: str, status: int = 1) -> NoReturn:
     """Print the reason on one line of stderr, and exit with this status."""
-    print_notice(" ".join(reason.split()))
+    print_notice(one_line(reason))
     sys.exit(status)
 
 

@@ -302,6 +302,21 @@ async def test_a_damaged_schema_is_told(tmp_path):
         read_schema(path)
 
 
+async def test_a_damaged_schema_that_is_quoted_is_told_in_one_line(tmp_path):
+    path = tmp_path / "damaged.db"
+    async with open_sqlite(path):
+        pass
+    content = path.read_bytes()
+    users = content.index(b"CREATE TABLE users")
+    quoted = content[users:].replace(b"    name TEXT", b"`\n\x1b name TEXT", 1)
+    path.write_bytes(content[:users] + quoted)
+    with refusing(StoreUnavailable, "a damaged schema") as why:
+        async with open_sqlite(path):
+            pass
+    assert 'unrecognized token: "` \\x1b name TEXT' in why.text
+    assert why.text.isprintable()
+
+
 def read_schema(path):
     with open_read_only(path) as database:
         return database.schema_info()

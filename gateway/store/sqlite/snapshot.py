@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
+from gateway.core.text import one_line
 from gateway.core.times import to_text
 from gateway.runtime.files import copy_owner, sync
 from gateway.store.engine import Row
@@ -166,7 +167,7 @@ class ReadOnlyDatabase:
         check = "integrity_check" if thorough else "quick_check"
         [found] = self._connection.execute(f"PRAGMA {check}(1)").fetchone()
         if found != "ok":
-            return " ".join(str(found).split())
+            return one_line(str(found))
         orphan = self._connection.execute("PRAGMA foreign_key_check").fetchone()
         return None if orphan is None else f"a row of {orphan[0]} refers to none of {orphan[2]}"
 
