@@ -19,7 +19,7 @@ from gateway.core.audit_event import ID_PATTERN
 
 @dataclass(frozen=True)
 class Exempt:
-    """A failure of the class `failure`, of `calls` (operation ids), where the answer holds `answer`."""
+    """A failure of the class `failure`, of `calls` (operation ids; all if none), where the answer holds `answer`."""
 
     failure: str
     calls: frozenset[str]
@@ -30,7 +30,7 @@ class Exempt:
         """Whether it is this one."""
         return (
             failure == self.failure
-            and call in self.calls
+            and (not self.calls or call in self.calls)
             and isinstance(answer, dict)
             and self.answer <= answer.items()
         )
@@ -134,6 +134,19 @@ EXEMPT = (
         "bulk",
         {"status": 405},
         "The address is that of an ICE named bulk, too, whose methods Allow names.",
+    ),
+    *(
+        _exempt(
+            failure,
+            "",
+            answer,
+            "Any call may be so answered, as the description says: a long text is refused before it is looked at.",
+        )
+        for failure in ("AcceptedNegativeData", "UndefinedStatusCode")
+        for answer in (
+            {"status": 414, "code": "uri-too-long"},
+            {"status": 431, "code": "headers-too-large"},
+        )
     ),
 )
 
