@@ -188,6 +188,7 @@ async def every_dialog(page, running):
     await press(page, "Cancel")
     await choose(page, "lab-berlin-1", "Disconnect")
     await press(page, "Disconnect")
+    await expect(dialog(page).get_by_role("heading")).to_contain_text("disconnected")
     yield "disconnected"
     await press(page, "Ok")
     await page.get_by_label("Choose all on this page").check()
@@ -214,6 +215,7 @@ async def every_dialog(page, running):
     await expect(dialog(page)).to_be_visible()
     yield "provisioned"
     await press(page, "Ok")
+    await expect(dialog(page).locator("[data-ask]")).to_be_visible()
     yield "token"
     await dialog(page).locator("[data-ask]").click()
     yield "token, closing"
@@ -362,6 +364,7 @@ async def every_dialog_of_webhooks(page, running):
     await dialog(page).locator("#webhook_events").fill("deregister")
     await press(page, "Make the webhook")
     await press(page, "Ok")
+    await expect(dialog(page).locator("[data-ask]")).to_be_visible()
     yield "secret of a webhook"
     await close_token(page)
 
@@ -391,6 +394,7 @@ async def every_dialog_of_accounts_and_nodes(page, running):
     await page.locator("#token_label").fill("new")
     await page.get_by_role("button", name="Create token").click()
     await press(page, "Ok")
+    await expect(dialog(page).locator("[data-ask]")).to_be_visible()
     yield "API token"
 
 
@@ -415,6 +419,7 @@ async def every_dialog_of_enrolment(page, running):
     await dialog(page).get_by_role("radio", name="CI/CD").check()
     await press(page, "Make the key")
     await press(page, "Ok")
+    await expect(dialog(page).locator("[data-ask]")).to_be_visible()
     yield "enrolment key"
     await close_token(page)
 
