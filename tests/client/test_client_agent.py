@@ -89,7 +89,8 @@ async def test_hello_follows_the_welcome(gateway, make_ice):
         hello = await session.expect("ice.hello")
         greeting = await ice.connected()
 
-    assert set(hello["params"]) == {"version", "platform", "hostname", "instance"}
+    assert set(hello["params"]) == {"version", "platform", "hostname", "instance", "running"}
+    assert hello["params"]["running"] == []
     assert hello["params"]["version"] == "9.9"
     assert "id" not in hello, "ice.hello is a notification"
     assert greeting.ice_name == "lab-1"

@@ -270,8 +270,8 @@ def test_what_we_say_is_json_rpc(said, document):
 @pytest.mark.parametrize(
     ("message", "params"),
     [
-        (protocol.Hello(version="1"), {"version": "1"}),
-        (protocol.Hello(accepts=[]), {"accepts": []}),
+        (protocol.Hello(version="1"), {"version": "1", "running": []}),
+        (protocol.Hello(accepts=[]), {"running": [], "accepts": []}),
         (protocol.Accepts(), {}),
         (protocol.Accepts(accepts=[]), {"accepts": []}),
         (protocol.Log(id="a", text=""), {"id": "a", "text": ""}),
