@@ -56,5 +56,20 @@ def decode(data: bytes, shape: type[T]) -> T:
         raise _too_deep() from None
 
 
+def shape_fault(error: msgspec.ValidationError) -> tuple[str, str]:
+    """The member that an error is about, and why; the member is `body` if it is about the whole.
+
+    msgspec's sentence is such as: Expected `str`, got `int` - at `$.ice_name`.
+    """
+    # Split from the right, since the sentence may quote the input; without a path the whole text is the reason.
+    reason, found, place = str(error).rpartition(" - at `$")
+    if not found:
+        reason, place = place, ""
+    field = place.rstrip("`").lstrip(".")
+    if not field and "field `" in reason:  # the sentence names a missing or unknown member
+        field = reason.split("field `")[1].split("`")[0]
+    return field or "body", reason[:1].lower() + reason[1:]
+
+
 def _too_deep() -> JsonTooComplex:
     return JsonTooComplex(f"it is deeper than {MAX_DEPTH} levels")

@@ -25,7 +25,7 @@ from client.protocol import (
 from gateway.core.accounts import MAX_USER_NAME
 from gateway.core.enrolment import MAX_HOSTNAME, MAX_PLATFORM, Wanted
 from gateway.core.enrolment_request import Answer, Bearer, Enrolled, NotGenuine, Waiting
-from gateway.core.json_input import NotJson, check_syntax
+from gateway.core.json_input import NotJson, check_syntax, shape_fault
 from gateway.core.problems import Problem, quoted, refusal
 from gateway.node.admission import unavailable
 from gateway.node.enrolment import EnrolmentScreen
@@ -167,9 +167,7 @@ def _wanted(body: bytes) -> Wanted | Problem:
     try:
         asked = msgspec.json.decode(body, type=_Body)
     except msgspec.ValidationError as error:
-        reason, _, place = str(error).rpartition(" - at `$")
-        field = place.rstrip("`").lstrip(".") or "body"
-        return _invalid(field, reason or str(error))
+        return _invalid(*shape_fault(error))
     for field in ("hostname", "platform", "provisionedto"):
         if not (getattr(asked, field) or "").isprintable():
             return _invalid(field, "must have printable characters alone")

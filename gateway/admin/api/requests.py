@@ -19,7 +19,7 @@ from client.protocol import JsonTooComplex
 from gateway.admin.auth import authenticate
 from gateway.admin.context import CALLER, admin_context
 from gateway.core import base64url
-from gateway.core.json_input import NotJson, check_syntax
+from gateway.core.json_input import NotJson, check_syntax, shape_fault
 from gateway.core.problems import Problem, invalid, problem
 from gateway.store.ice_listing import Listed
 from gateway.web.http_headers import media_type
@@ -101,19 +101,7 @@ def decode_as(data: bytes, shape: type[B]) -> B:
     try:
         return msgspec.json.decode(data, type=shape)
     except msgspec.ValidationError as error:
-        raise RequestRefused(_shape_problem(error)) from None
-
-
-def _shape_problem(error: msgspec.ValidationError) -> Problem:
-    """The problem for an error of msgspec, such as: Expected `str`, got `int` - at `$.ice_name`."""
-    # Split from the right, since the sentence may quote the input; without a path the whole text is the reason.
-    reason, found, place = str(error).rpartition(" - at `$")
-    if not found:
-        reason, place = place, ""
-    field = place.rstrip("`").lstrip(".")
-    if not field and "field `" in reason:  # the sentence names a missing or unknown member
-        field = reason.split("field `")[1].split("`")[0]
-    return invalid(field or "body", reason[:1].lower() + reason[1:])
+        raise RequestRefused(invalid(*shape_fault(error))) from None
 
 
 class Query(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -143,7 +131,7 @@ class Query(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
         try:
             return msgspec.convert(used, type=cls, strict=False)
         except msgspec.ValidationError as error:
-            raise RequestRefused(_shape_problem(error)) from None
+            raise RequestRefused(invalid(*shape_fault(error))) from None
 
     def address(self, **changes: Any) -> str:
         """This query with changes, encoded for an address; defaults are left out."""

@@ -135,15 +135,16 @@ async def test_the_host_name_is_made_to_fit(running, hostname, name):
 
 async def test_bodies_that_are_none(running):
     one = await machine(running)
-    for body, status, code in [
-        (b"{", 400, "malformed-json"),
-        (b"[" * 2000 + b"]" * 2000, 422, "invalid"),
-        (b"[]", 422, "invalid"),
-        (b'{"hostname": "a", "platform": "b", "more": %s}' % (b"9" * 31), 422, "invalid"),
-        (b"{}", 422, "invalid"),
+    for body, status, code, field in [
+        (b"{", 400, "malformed-json", None),
+        (b"[" * 2000 + b"]" * 2000, 422, "invalid", "body"),
+        (b"[]", 422, "invalid", "body"),
+        (b'{"hostname": "a", "platform": "b", "more": %s}' % (b"9" * 31), 422, "invalid", "body"),
+        (b"{}", 422, "invalid", "hostname"),
+        (b'{"hostname": "a"}', 422, "invalid", "platform"),
     ]:
         answer = await one.send("POST", ENROLMENTS, data=body)
-        expect(answer[:2], status, code)
+        assert expect(answer[:2], status, code).get("field") == field
     status, _, _ = await one.send("POST", ENROLMENTS, data=b" " * 9000)
     assert status == 413
 
