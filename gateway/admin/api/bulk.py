@@ -213,16 +213,19 @@ async def perform(
             NewIce(each.ice_name, each.ice_type, each.provisionedto, each.labels)
             for each in wanted.ices
         ]
-        return _answer(await service.provision(caller, new, dry_run=wanted.dry_run))
+        made = await service.provision(caller, new, dry_run=wanted.dry_run)
+        return _answer(made, done=201)
     targets = _named(wanted) if where is None else await _matching(table, where, _most(wanted))
     if isinstance(wanted, BulkLabel):
-        done = await service.label(caller, targets, *_description(wanted), dry_run=wanted.dry_run)
+        outcome = await service.label(
+            caller, targets, *_description(wanted), dry_run=wanted.dry_run
+        )
     elif isinstance(wanted, BulkPause | BulkResume):
-        done = await service.pause(caller, targets, wanted.order(), dry_run=wanted.dry_run)
+        outcome = await service.pause(caller, targets, wanted.order(), dry_run=wanted.dry_run)
     else:
         action = wanted.__struct_config__.tag
-        done = await service.act(caller, str(action), targets, dry_run=wanted.dry_run)
-    return _answer(done)
+        outcome = await service.act(caller, str(action), targets, dry_run=wanted.dry_run)
+    return _answer(outcome, done=200)
 
 
 def _named(wanted: BulkAct) -> list[Target]:
@@ -240,20 +243,21 @@ async def _matching(table: IceListing, where: IceFilter, most: int) -> list[Targ
     return [Target(*pair) for pair in found]
 
 
-def _answer(done: BulkDone | Problem) -> schemas.BulkAnswer:
-    answered: BulkDone = unwrap(done)
+def _answer(outcome: BulkDone | Problem, *, done: int) -> schemas.BulkAnswer:
+    """The answer; `done` is the status of the single action."""
+    answered: BulkDone = unwrap(outcome)
     return schemas.BulkAnswer(
-        [_item(outcome) for outcome in answered.outcomes],
+        [_item(one, done) for one in answered.outcomes],
         answered.dropped,
         answered.unconfirmed,
     )
 
 
-def _item(outcome: BulkOutcome) -> schemas.BulkItem:
+def _item(outcome: BulkOutcome, done: int) -> schemas.BulkItem:
     refused = outcome.problem
     return schemas.BulkItem(
         outcome.ice_name,
-        200 if refused is None else refused.status,
+        done if refused is None else refused.status,
         None if refused is None else refused.code,
         None if outcome.token is None else outcome.token.reveal(),
         outcome.generation,

@@ -36,7 +36,7 @@ from gateway.admin.auth import actor
 from gateway.admin.context import CALLER, admin_context
 from gateway.core.accounts import fold_user
 from gateway.core.attention import Attention
-from gateway.core.ice import IceType, Status
+from gateway.core.ice import Ice, IceType, Status
 from gateway.core.labels import KEY_PATTERN, MAX_LABELS, MAX_NOTE, MAX_VALUE
 from gateway.core.pause import pause_fault
 from gateway.core.problems import NAME_IS_FINAL, invalid, problem, quoted
@@ -76,9 +76,19 @@ class NewIce(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 class NewOwner(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
-    """Body of reprovision and reregister: the user that a normal ICE belongs to from now on, if another."""
+    """Body of reprovision and reregister: the user that a normal ICE belongs to from now on, if another.
 
-    provisionedto: str | msgspec.UnsetType = msgspec.UNSET
+    A ci-cd ICE has none, which null says, too.
+    """
+
+    provisionedto: str | msgspec.UnsetType | None = msgspec.UNSET
+
+    def user_of(self, ice: Ice) -> str | None:
+        """The user to whom the ICE goes; None if it stays as it is. Raises `RequestRefused`."""
+        if isinstance(self.provisionedto, msgspec.UnsetType):
+            return None
+        unwrap(validate_new(ice.ice_name, ice.ice_type, self.provisionedto))
+        return self.provisionedto
 
 
 class IceChanges(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
@@ -256,9 +266,8 @@ async def _filter_of(request: web.Request, query: IceFilters) -> IceFilter:
     return await query.filter(admin_context(request).clock(), visible_pools(request))
 
 
-async def _new_owner(request: web.Request) -> tuple[str | None]:
-    owner = (await optional_body_as(request, NewOwner)).provisionedto
-    return (None if isinstance(owner, msgspec.UnsetType) else owner,)
+async def _new_owner(request: web.Request) -> tuple[NewOwner]:
+    return (await optional_body_as(request, NewOwner),)
 
 
 async def _changes(request: web.Request) -> tuple[LabelChanges, str | None]:
@@ -376,10 +385,11 @@ async def connections(request: web.Request, listed: Listed) -> web.Response:
 
 async def act(action: str, request: web.Request, *given: Any) -> web.Response:
     """Reprovision, reregister, deregister or disconnect an ICE; `given` ends with the ICE."""
-    *owner, listed = given
+    *bodies, listed = given
+    users = [body.user_of(listed.ice) for body in bodies]
     actions = admin_context(request).services.provisioning.actions
     done: Done = unwrap(
-        await actions[action](actor(request), listed.ice, if_match(request), *owner)
+        await actions[action](actor(request), listed.ice, if_match(request), *users)
     )
     ice = schemas.ice_document(done.after(listed), admin_context(request).clock())
     drops = (done.dropped, done.unconfirmed)

@@ -46,8 +46,8 @@ async def test_many_are_provisioned_and_each_refused_alone(running):
     ]
     answer = await bulk(running, action="provision", ices=ices)
     assert outcomes(answer) == [
-        ("lab-1", 200, None),
-        ("build-1", 200, None),
+        ("lab-1", 201, None),
+        ("build-1", 201, None),
         ("TAKEN", 409, "ice-exists"),
         ("Lab-1", 409, "ice-exists"),
         ("bad name", 422, "invalid"),
@@ -67,7 +67,7 @@ async def test_a_dry_run_changes_nothing(running):
     ices = [{"ice_name": name, "ice_type": "ci-cd"} for name in ("lab-1", "build-1")]
     seq = await last_seq(running)
     answer = await bulk(running, action="provision", ices=ices, dry_run=True)
-    assert outcomes(answer) == [("lab-1", 409, "ice-exists"), ("build-1", 200, None)]
+    assert outcomes(answer) == [("lab-1", 409, "ice-exists"), ("build-1", 201, None)]
     assert (await running.admin.get("/ices/build-1")).status == 404
     for action in ("reprovision", "deregister", "disconnect", "label"):
         more = {"labels": {"a": "b"}} if action == "label" else {}
@@ -207,9 +207,16 @@ async def test_who_may_not_own_it(running):
     await running.gateway.services.accounts.disable(ADMIN, "eve")
     await running.provision("lab-1")
     await running.provision("build-1", "ci-cd")
-    for name, user in (("lab-1", "nobody"), ("lab-1", "eve"), ("build-1", "alice")):
+    refused = [("lab-1", "nobody"), ("lab-1", "eve"), ("lab-1", None), ("build-1", "alice")]
+    for name, user in refused:
         answer = await running.admin.post(f"/ices/{name}/reprovision", {"provisionedto": user})
         assert expect_refused(answer, 422, "invalid")["field"] == "provisionedto"
+
+
+async def test_nobody_may_own_a_ci_cd_ice(running):
+    await running.provision("build-1", "ci-cd")
+    answer = await running.admin.post("/ices/build-1/reprovision", {"provisionedto": None})
+    assert (answer.status, answer.json["ice"]["generation"]) == (200, 2)
 
 
 async def test_the_ice_of_a_disabled_user_needs_another_one(running):
