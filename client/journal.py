@@ -119,5 +119,5 @@ class Journal:
             yield
         except (OSError, sqlite3.Error) as error:
             raise FolderUnusable(
-                f"the journal of operations {self._path} cannot be used: {error}"
+                f"the journal of operations {self._path} cannot be used: {one_line(str(error))}"
             ) from error

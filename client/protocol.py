@@ -109,7 +109,7 @@ class Hello(msgspec.Struct, kw_only=True, omit_defaults=True):
     platform: str | None = None
     hostname: str | None = None
     instance: str | None = None
-    running: list[str] = msgspec.field(default_factory=lambda: [])  # noqa: PIE807 - with `list` an empty one is not sent
+    running: list[str] = msgspec.field(default_factory=lambda: [])  # noqa: PIE807 - `omit_defaults` would leave out an empty list of `list`
     accepts: list[str] | None = None
 
 

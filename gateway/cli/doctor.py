@@ -14,7 +14,7 @@ import click
 from gateway.cli.common import only_on_a_database, read_settings, settings_file, settings_options
 from gateway.cli.output import print_output, refuse, show_json
 from gateway.cli.parameters import json_option
-from gateway.core.text import one_line
+from gateway.core.text import printable_line
 from gateway.core.times import utc_now
 from gateway.runtime.setting_sources import load, misspelt_variables
 from gateway.runtime.settings import BadSetting
@@ -56,4 +56,4 @@ async def _examine(config: Path | None, database: str | None) -> list[Finding]:
 
 def _line(finding: Finding) -> str:
     remedy = f" -> {finding.remedy}" if finding.remedy else ""
-    return f"{finding.level:<8} {finding.check:<9} {one_line(finding.text + remedy)}"
+    return f"{finding.level:<8} {finding.check:<9} {printable_line(finding.text + remedy)}"

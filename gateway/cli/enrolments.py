@@ -15,7 +15,6 @@ from gateway.cli.output import print_notice, print_output, show_json, show_membe
 from gateway.cli.parameters import json_option
 from gateway.cli.target import with_admin
 from gateway.core.enrolment import EnrolmentState
-from gateway.core.text import printable
 
 _OF_ONE: Final = frozenset({"not-found", "already-decided", "ice-exists", "invalid"})
 """Codes of refusals that concern one enrolment alone; after any other the next would be refused, too."""
@@ -81,7 +80,7 @@ def _add_decision(decision: Decision, summary: str) -> None:
             except Refused as error:
                 if error.code not in _OF_ONE:
                     raise
-                print_notice(printable(f"{enrolment_id}: {error}"))
+                print_notice(f"{enrolment_id}: {error}")
                 refused = True
                 continue
             print_output(

@@ -14,7 +14,7 @@ from typing import Final, TypeVar
 from gateway.cli.admin_port import Refused
 from gateway.cli.output import print_stderr, refuse
 from gateway.core.csv_table import CsvFault
-from gateway.core.text import decoded
+from gateway.core.text import decoded, printable_line
 from gateway.store.engine import StoreUnavailable
 
 _MAX_FILE: Final = 64 * 1024 * 1024
@@ -43,7 +43,7 @@ def refuse_faults(faults: Sequence[CsvFault]) -> None:
     """List the faults and end the command, if there are any."""
     if faults:
         for fault in faults:
-            print_stderr(str(fault))
+            print_stderr(printable_line(str(fault)))
         refuse(f"{len(faults):,} fault{'' if len(faults) == 1 else 's'}; nothing was done")
 
 

@@ -27,7 +27,7 @@ from gateway.cli.parameters import JSON, MOMENT, json_option
 from gateway.cli.target import with_admin
 from gateway.core.junit import report_of
 from gateway.core.operation import UNFINISHED, State, Waits, in_words
-from gateway.core.text import one_line, printable, printable_lines
+from gateway.core.text import printable, printable_line, printable_lines
 from gateway.core.times import to_text
 from gateway.runtime.standard_streams import Unwritable, writing
 from gateway.services.operation_schemas import OperationDocument
@@ -274,7 +274,7 @@ def _reason(operation: OperationDocument) -> str:
         text = f"{error.code}: {error.message}"
     except (msgspec.MsgspecError, UnicodeError, RecursionError):  # an ICE may send any JSON
         text = stored.decode(errors="replace")
-    line = one_line(text)
+    line = printable_line(text)
     return f"{operation.state}: {line if len(line) <= _MAX_REASON else line[:_MAX_REASON] + '…'}"
 
 

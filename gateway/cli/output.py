@@ -13,7 +13,7 @@ from typing import Any, Final, NoReturn
 import click
 import msgspec
 
-from gateway.core.text import compact, one_line, pretty, printable
+from gateway.core.text import compact, pretty, printable, printable_line
 from gateway.runtime.standard_streams import Unwritable, writing
 
 _MAX_GROWTH: Final = 4
@@ -22,13 +22,13 @@ _MAX_GROWTH: Final = 4
 
 def refuse(reason: str, status: int = 1) -> NoReturn:
     """Print the reason on one line of stderr, and exit with this status."""
-    print_notice(one_line(reason))
+    print_notice(reason)
     sys.exit(status)
 
 
 def print_notice(sentence: str) -> None:
-    """Print a sentence for the operator on stderr; stdout is for the command's answer."""
-    print_stderr(f"ice-gateway: {sentence}")
+    """Print a sentence for the operator on one line of stderr; stdout is for the command's answer."""
+    print_stderr(f"ice-gateway: {printable_line(sentence)}")
 
 
 def print_stderr(line: str) -> None:

@@ -57,9 +57,9 @@ def decode(data: bytes, shape: type[T]) -> T:
 
 
 def shape_fault(error: msgspec.ValidationError) -> tuple[str, str]:
-    """The member that an error is about, and why; the member is `body` if it is about the whole.
+    """The field that the error names, or `body`, and the reason.
 
-    msgspec's sentence is such as: Expected `str`, got `int` - at `$.ice_name`.
+    An example of msgspec's text: Expected `str`, got `int` - at `$.ice_name`.
     """
     # Split from the right, since the sentence may quote the input; without a path the whole text is the reason.
     reason, found, place = str(error).rpartition(" - at `$")

@@ -35,13 +35,13 @@ def printable(text: str) -> str:
     )
 
 
-def one_line(text: str) -> str:
-    """`text` of another program, such as a database's message, on one printable line."""
+def printable_line(text: str) -> str:
+    """`text`, such as the message of a database, on one printable line."""
     return printable(" ".join(text.split()))
 
 
 def printable_lines(text: str) -> str:
-    """Likewise, but lines and tabs stay as they are."""
+    """As `printable`, but line breaks and tabs stay."""
     return _WITHIN_LINES.sub(lambda found: printable(found[0]), text.replace("\r\n", "\n"))
 
 

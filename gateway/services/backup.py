@@ -20,7 +20,7 @@ import msgspec
 
 from gateway import __version__
 from gateway.core.audit_event import Actor, AuditAction, Event
-from gateway.core.text import one_line
+from gateway.core.text import printable_line
 from gateway.core.times import Clock, from_text, to_text
 from gateway.core.tokens import KeyRing
 from gateway.runtime.files import sync
@@ -269,6 +269,6 @@ class Backup:
             if damage is None and str(await head(taken.fetch)) != self.manifest.head:
                 damage = "its audit log does not end where the manifest says"
         except sqlite3.Error as error:
-            damage = one_line(str(error))
+            damage = printable_line(str(error))
         if damage is not None:
             raise BackupRefused(f"the database in the backup {self.folder} is damaged: {damage}")

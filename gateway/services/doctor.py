@@ -21,6 +21,7 @@ from gateway.core.cron import is_zone
 from gateway.core.enrolment import is_ours
 from gateway.core.ice import Status
 from gateway.core.login_rules import LoginRules
+from gateway.core.text import printable_line
 from gateway.core.times import Clock, to_text
 from gateway.core.tokens import KeyRing
 from gateway.runtime.database_url import file_of
@@ -103,7 +104,7 @@ async def inspect_file(path: Path, rules: LoginRules, now: datetime) -> Database
                 served=is_served(path),
             )
     except (sqlite3.Error, ValueError) as error:
-        return DatabaseState(fault=str(error))
+        return DatabaseState(fault=printable_line(str(error)))
 
 
 async def inspect_check_server(url: str, rules: LoginRules, now: datetime) -> DatabaseState:

@@ -18,6 +18,7 @@ from gateway.core.audit_event import Actor, AuditAction, Event
 from gateway.core.hash_chain import Head
 from gateway.core.ice import Status
 from gateway.core.restore_diff import Revived, revived
+from gateway.core.text import printable_line
 from gateway.core.times import Clock, from_text, to_text
 from gateway.core.tokens import KeyRing
 from gateway.runtime.files import sync
@@ -244,7 +245,7 @@ async def review(fetch: Fetch, now: datetime) -> Review | None:
                     continue
                 newer = await restore_mark.standing(aside.fetch, aside.schema_info().schema)
         except (sqlite3.Error, ValueError) as error:
-            reasons.append(f"{name} cannot be read ({error})")
+            reasons.append(f"{name} cannot be read ({printable_line(str(error))})")
             continue
         for item in revived(older, newer, now, reissued=anew):
             found.setdefault((item.what, item.name), item)

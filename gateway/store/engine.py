@@ -14,6 +14,7 @@ import msgspec
 import structlog
 
 from gateway.core.audit_event import Event
+from gateway.core.text import printable_line
 from gateway.core.times import to_text
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ class OutcomeUnknown(StoreUnavailable):
 def damaged(what: str, error: Exception) -> Damaged:
     """The error for a row that cannot be decoded."""
     return Damaged(
-        f"{what} is damaged ({error}): stop the gateway, restore a backup, start it again"
+        f"{what} is damaged ({printable_line(str(error))}): stop the gateway, restore a backup, start it again"
     )
 
 

@@ -19,7 +19,7 @@ from gateway.core.audit_event import ID_PATTERN
 
 @dataclass(frozen=True)
 class Exempt:
-    """A failure of the class `failure`, of `calls` (operation ids; all if none), where the answer holds `answer`."""
+    """A failure of the class `failure`, of `calls` (operation ids; empty means every call), where the answer holds `answer`."""
 
     failure: str
     calls: frozenset[str]
@@ -140,7 +140,7 @@ EXEMPT = (
             failure,
             "",
             answer,
-            "Any call may be so answered, as the description says: a long text is refused before it is looked at.",
+            "Any call may get this answer, as the description says: a long address or header is refused before it is read.",
         )
         for failure in ("AcceptedNegativeData", "UndefinedStatusCode")
         for answer in (

@@ -302,7 +302,7 @@ async def test_a_damaged_schema_is_told(tmp_path):
         read_schema(path)
 
 
-async def test_a_damaged_schema_that_is_quoted_is_told_in_one_line(tmp_path):
+async def test_the_error_of_a_damaged_schema_is_one_line(tmp_path):
     path = tmp_path / "damaged.db"
     async with open_sqlite(path):
         pass

@@ -2,7 +2,7 @@
 
     python -m tests.soak --hours 2 [--every 5] [--ices 20] [--engine postgresql]
 
-Every so many minutes, when the clock has made its round, it prints the gateway's memory, handles, tasks, objects, rows, database, log and CPU. It fails (status 1)
+Every so many minutes, after a whole round of clock jumps, it prints the gateway's memory, handles, tasks, objects, rows, database, log and CPU. It fails (status 1)
 when one of them grows after the warm-up (a third of the run) beyond what is kept, and when an answer was wrong. The
 gateway runs in a process of its own (`tests.soak.served`), with short times of keeping, so that what is kept has its full
 size after minutes.
@@ -39,11 +39,11 @@ from tests.support.postgres import Postgres, postgres
 from tests.support.receiver import receiving
 
 _JUMPS = (0, 90, -90, 0, 30, 0)
-"""Seconds by which the gateway's clock is ahead, in turn. The last three refuse no proof for its time."""
+"""Seconds by which the gateway's clock is ahead, in turn. No proof is refused for its time after the last three."""
 _PAUSE = 17.0
-"""Seconds from one to the next."""
+"""Seconds between two jumps."""
 _FARTHEST = 900.0
-"""And before them, for a moment, so many, or half of the warm-up: what is dated then is kept so much longer."""
+"""Seconds of one short jump before each round, at most half of the warm-up: rows dated then are kept that much longer."""
 _MOMENT = 2.0
 _SETTINGS = {
     "OPERATIONS__KEEP": "1m",
@@ -66,15 +66,14 @@ async def _renew_certificates(authority: Authority, node: Node, pause: float) ->
 async def _jump_for(seconds: float, clock: Path, node: Node, far: float) -> None:
     """Let the clock jump, in whole rounds, for at least that long.
 
-    What is kept, and who is refused for the time in his proof, goes up and down with the clock: a look in the middle of a
-    round would show that.
+    The number of rows and of refused proofs follows the clock, so figures taken in the middle of a round would seem to grow.
     """
     ending = time.monotonic() + seconds
     while time.monotonic() < ending:
-        for ahead in (far, *_JUMPS):
+        for ahead, pause in ((far, _MOMENT), *((ahead, _PAUSE) for ahead in _JUMPS)):
             clock.write_text(str(ahead))  # noqa: ASYNC240 - a few bytes, in memory or cached
             node.signal(signal.SIGUSR1)
-            await asyncio.sleep(_MOMENT if ahead == far else _PAUSE)
+            await asyncio.sleep(pause)
 
 
 @contextlib.asynccontextmanager
@@ -186,7 +185,7 @@ def main() -> None:
         help="with less than 0.17 rows are not yet as many as are kept",
     )
     parser.add_argument(
-        "--every", type=float, default=5.0, help="minutes between two looks, at the least"
+        "--every", type=float, default=5.0, help="minimum minutes between two looks"
     )
     parser.add_argument("--ices", type=int, default=20)
     parser.add_argument("--engine", choices=("sqlite", "postgresql"), default="sqlite")

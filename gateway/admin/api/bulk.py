@@ -214,18 +214,16 @@ async def perform(
             for each in wanted.ices
         ]
         made = await service.provision(caller, new, dry_run=wanted.dry_run)
-        return _answer(made, done=201)
+        return _answer(made, success=201)
     targets = _named(wanted) if where is None else await _matching(table, where, _most(wanted))
     if isinstance(wanted, BulkLabel):
-        outcome = await service.label(
-            caller, targets, *_description(wanted), dry_run=wanted.dry_run
-        )
+        done = await service.label(caller, targets, *_description(wanted), dry_run=wanted.dry_run)
     elif isinstance(wanted, BulkPause | BulkResume):
-        outcome = await service.pause(caller, targets, wanted.order(), dry_run=wanted.dry_run)
+        done = await service.pause(caller, targets, wanted.order(), dry_run=wanted.dry_run)
     else:
         action = wanted.__struct_config__.tag
-        outcome = await service.act(caller, str(action), targets, dry_run=wanted.dry_run)
-    return _answer(outcome, done=200)
+        done = await service.act(caller, str(action), targets, dry_run=wanted.dry_run)
+    return _answer(done, success=200)
 
 
 def _named(wanted: BulkAct) -> list[Target]:
@@ -243,21 +241,21 @@ async def _matching(table: IceListing, where: IceFilter, most: int) -> list[Targ
     return [Target(*pair) for pair in found]
 
 
-def _answer(outcome: BulkDone | Problem, *, done: int) -> schemas.BulkAnswer:
-    """The answer; `done` is the status of the single action."""
-    answered: BulkDone = unwrap(outcome)
+def _answer(result: BulkDone | Problem, *, success: int) -> schemas.BulkAnswer:
+    """The answer; `success` is the status of the single action when it succeeds."""
+    answered: BulkDone = unwrap(result)
     return schemas.BulkAnswer(
-        [_item(one, done) for one in answered.outcomes],
+        [_item(outcome, success) for outcome in answered.outcomes],
         answered.dropped,
         answered.unconfirmed,
     )
 
 
-def _item(outcome: BulkOutcome, done: int) -> schemas.BulkItem:
+def _item(outcome: BulkOutcome, success: int) -> schemas.BulkItem:
     refused = outcome.problem
     return schemas.BulkItem(
         outcome.ice_name,
-        done if refused is None else refused.status,
+        success if refused is None else refused.status,
         None if refused is None else refused.code,
         None if outcome.token is None else outcome.token.reveal(),
         outcome.generation,

@@ -78,16 +78,19 @@ class NewIce(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 class NewOwner(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     """Body of reprovision and reregister: the user that a normal ICE belongs to from now on, if another.
 
-    A ci-cd ICE has none, which null says, too.
+    For a ci-cd ICE leave it out or send null; a normal ICE refuses null.
     """
 
     provisionedto: str | msgspec.UnsetType | None = msgspec.UNSET
 
-    def user_of(self, ice: Ice) -> str | None:
-        """The user to whom the ICE goes; None if it stays as it is. Raises `RequestRefused`."""
+    def new_user_for(self, ice: Ice) -> str | None:
+        """The user who gets the ICE; None if it keeps its own, or has none. Raises `RequestRefused`."""
         if isinstance(self.provisionedto, msgspec.UnsetType):
             return None
-        unwrap(validate_new(ice.ice_name, ice.ice_type, self.provisionedto))
+        if self.provisionedto is None and ice.ice_type is IceType.NORMAL:
+            raise RequestRefused(
+                invalid("provisionedto", "a normal ICE needs a user: leave it out to keep this one")
+            )
         return self.provisionedto
 
 
@@ -386,7 +389,7 @@ async def connections(request: web.Request, listed: Listed) -> web.Response:
 async def act(action: str, request: web.Request, *given: Any) -> web.Response:
     """Reprovision, reregister, deregister or disconnect an ICE; `given` ends with the ICE."""
     *bodies, listed = given
-    users = [body.user_of(listed.ice) for body in bodies]
+    users = [body.new_user_for(listed.ice) for body in bodies]
     actions = admin_context(request).services.provisioning.actions
     done: Done = unwrap(
         await actions[action](actor(request), listed.ice, if_match(request), *users)

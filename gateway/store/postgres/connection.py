@@ -16,7 +16,7 @@ import asyncpg
 import msgspec
 from asyncpg.connect_utils import SessionAttribute
 
-from gateway.core.text import one_line
+from gateway.core.text import printable_line
 from gateway.runtime.database_url import each_host
 from gateway.runtime.sockets import give_up_silent_peer
 from gateway.store.engine import Fetch, Row, StoreLocked, StoreUnavailable, T
@@ -247,7 +247,7 @@ class DatabaseLink:
             raise self._unavailable(str(error) or type(error).__name__) from error
 
     def _sentence(self, reason: str) -> str:
-        return f"the database {self._name} cannot be used: {one_line(reason)}"
+        return f"the database {self._name} cannot be used: {printable_line(reason)}"
 
     def _unavailable(self, reason: str) -> StoreUnavailable:
         return StoreUnavailable(self._sentence(reason))

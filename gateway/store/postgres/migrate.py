@@ -14,7 +14,7 @@ from typing import Final
 
 import asyncpg
 
-from gateway.core.text import one_line
+from gateway.core.text import printable_line
 from gateway.runtime.database_url import ENCODE, shown
 from gateway.store.engine import (
     Fetch,
@@ -89,7 +89,7 @@ async def connected(url: str, patience: float) -> AsyncIterator[tuple[asyncpg.Co
 
 
 def _unusable(name: str, error: Exception) -> StoreRefused | StoreUnavailable:
-    text = one_line(str(error)) or f"no answer for {PATIENCE:.0f} s"
+    text = printable_line(str(error)) or f"no answer for {PATIENCE:.0f} s"
     if type(error) is ValueError:
         text = f"it cannot be taken apart: {ENCODE}"  # the error quotes it, with its password
     if isinstance(error, asyncpg.TargetServerAttributeNotMatched):

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from gateway.core.text import one_line
+from gateway.core.text import printable_line
 from gateway.store.engine import OutcomeUnknown, StoreLocked, StoreUnavailable, Undecodable
 
 _DAMAGED: Final = (
@@ -42,7 +42,7 @@ def describe(path: Path, error: Exception, doing: str = "used") -> str:
         # Python cannot decode SQLite's message, which quotes the damaged schema.
         return f"the database {path} cannot be {doing}: its schema cannot be read; {_DAMAGED}"
     advice = _ADVICE.get(_code(error))
-    return f"the database {path} cannot be {doing}: {one_line(str(error))}" + (
+    return f"the database {path} cannot be {doing}: {printable_line(str(error))}" + (
         f"; {advice}" if advice else ""
     )
 

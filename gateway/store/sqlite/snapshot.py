@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
-from gateway.core.text import one_line
+from gateway.core.text import printable_line
 from gateway.core.times import to_text
 from gateway.runtime.files import copy_owner, sync
 from gateway.store.engine import Row
@@ -167,9 +167,11 @@ class ReadOnlyDatabase:
         check = "integrity_check" if thorough else "quick_check"
         [found] = self._connection.execute(f"PRAGMA {check}(1)").fetchone()
         if found != "ok":
-            return one_line(str(found))
+            return printable_line(str(found))
         orphan = self._connection.execute("PRAGMA foreign_key_check").fetchone()
-        return None if orphan is None else f"a row of {orphan[0]} refers to none of {orphan[2]}"
+        if orphan is None:
+            return None
+        return printable_line(f"a row of {orphan[0]} refers to none of {orphan[2]}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core.text import compact, decoded, one_line, pretty, printable, printable_lines
+from gateway.core.text import compact, decoded, pretty, printable, printable_line, printable_lines
 
 STEERING = "\x1b[2J\x9b31m\u202e\x7f\U000e0001"
 
@@ -32,7 +32,7 @@ def test_printable_text_stays_as_it_is():
 
 
 def test_text_of_another_program_becomes_one_line():
-    assert one_line(" near\r\n\t'x'  \x1b\n") == "near 'x' \\x1b"
+    assert printable_line(" near\r\n\t'x'  \x1b\n") == "near 'x' \\x1b"
 
 
 def test_printable_lines_stay_lines():

@@ -213,7 +213,7 @@ async def test_who_may_not_own_it(running):
         assert expect_refused(answer, 422, "invalid")["field"] == "provisionedto"
 
 
-async def test_nobody_may_own_a_ci_cd_ice(running):
+async def test_null_is_accepted_as_the_user_of_a_ci_cd_ice(running):
     await running.provision("build-1", "ci-cd")
     answer = await running.admin.post("/ices/build-1/reprovision", {"provisionedto": None})
     assert (answer.status, answer.json["ice"]["generation"]) == (200, 2)
