@@ -1,6 +1,6 @@
 """An OpenID Connect issuer as the gateway asks it: its metadata, its keys, tokens for a code, claims of a user.
 
-What it publishes is kept for `KEPT` seconds. An issuer that does not answer is left alone for some seconds: then every
+What it publishes is kept for `KEPT` seconds, but a login begins only at an issuer that answered within `FRESH`. An issuer that does not answer is left alone for some seconds: then every
 login fails at once, in place of waiting for it.
 """
 
@@ -28,6 +28,8 @@ from gateway.runtime.sso_settings import SsoSettings
 
 KEPT: Final = 900.0
 """Seconds after which metadata and keys are asked for again."""
+FRESH: Final = 10.0
+"""Seconds after which a login that begins asks for the metadata again: the browser is sent to no issuer that is down."""
 REFETCH: Final = 5.0
 """Seconds between two requests for the keys because of an unknown `kid`; forged tokens in between cost none."""
 DOWN: Final = 5.0
@@ -107,11 +109,11 @@ class Issuer:
         self._down: tuple[float, str] | None = None
         self._asking = 0
 
-    async def metadata(self) -> Metadata:
-        """Its metadata, not older than `KEPT`. Raises `IssuerUnavailable`."""
+    async def metadata(self, at_most: float = KEPT) -> Metadata:
+        """Its metadata, not older than `at_most` seconds. Raises `IssuerUnavailable`."""
         async with self._fetching:
             known = self._metadata
-            if known is not None and self._monotonic() - known[0] < KEPT:
+            if known is not None and self._monotonic() - known[0] < at_most:
                 return known[1]
             reply = await self._published(discovery_url(self.settings.issuer), "metadata")
             try:

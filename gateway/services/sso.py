@@ -33,7 +33,7 @@ from gateway.core.roles import Role
 from gateway.core.secret import Secret
 from gateway.core.text import printable
 from gateway.core.times import Clock
-from gateway.services.issuer import Issuer, IssuerRefused, IssuerUnavailable, Tokens
+from gateway.services.issuer import FRESH, Issuer, IssuerRefused, IssuerUnavailable, Tokens
 from gateway.services.login_failures import FailureReason
 from gateway.services.logins import LoginService, too_many_attempts
 from gateway.store import accounts, events, logins, sso
@@ -134,7 +134,7 @@ class SsoService:
     async def begin(self, to: str, address: str) -> Begun | Refusal:
         """Begin a login that goes to `to` in the end."""
         try:
-            metadata = await self._issuer.metadata()
+            metadata = await self._issuer.metadata(FRESH)
             key = await self._sealing_key()
         except (IssuerUnavailable, KeyFileUnusable) as error:
             return self._unavailable(error, address)

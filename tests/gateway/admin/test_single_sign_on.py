@@ -20,8 +20,8 @@ from gateway.core.roles import Role
 from gateway.core.secret import Secret
 from gateway.runtime.http_client import HttpClient
 from gateway.runtime.sso_settings import CALLBACK
-from gateway.services.issuer import Issuer
-from gateway.services.sso import Answer, LoggedIn, SsoService
+from gateway.services.issuer import FRESH, Issuer
+from gateway.services.sso import Answer, Begun, LoggedIn, SsoService
 from gateway.store.key_file import KeyStore
 from tests.support import evil_issuer
 from tests.support.evil_issuer import (
@@ -393,6 +393,18 @@ async def test_an_issuer_that_does_not_name_itself(browser, issuer):
     assert (await log_in(browser, issuer, iss=None)).status == 200
 
 
+def service(running, issuer):
+    """The single sign-on of another node."""
+    gateway = running.gateway
+    return SsoService(
+        issuer,
+        engine=gateway.engine,
+        keys=KeyStore(gateway.settings.key_file),
+        clock=running.clock,
+        logins=gateway.services.logins,
+    )
+
+
 async def test_another_node_finishes_a_login(running, issuer):
     """Also the first login of all, for which the node that begins it makes the key file."""
     gateway = running.gateway
@@ -400,13 +412,7 @@ async def test_another_node_finishes_a_login(running, issuer):
     back = parse_qs(issuer.authorize(began.url))
     answer = Answer(Secret(back["code"][0]), back["state"][0], issuer.url, None)
     async with HttpClient() as http:
-        other = SsoService(
-            Issuer(gateway.admin.sso.settings, http),
-            engine=gateway.engine,
-            keys=KeyStore(gateway.settings.key_file),
-            clock=running.clock,
-            logins=gateway.services.logins,
-        )
+        other = service(running, Issuer(gateway.admin.sso.settings, http))
         assert isinstance(await other.finish(answer, began.cookie, "::1"), LoggedIn)
         again = await gateway.admin.sso.finish(answer, began.cookie, "::1")
         assert again.why == "sso-state", "what one node has finished no other does"
@@ -546,6 +552,18 @@ async def test_metadata_that_cannot_be_read(make, browse, issuer, answer):
     expect_refused(await browser.get("sso/login"), 503, "the issuer cannot be reached")
     assert issuer.count(METADATA) == asked, "for some seconds it is not asked again"
     assert (await browser.log_in()).status == 303, "local users get in"
+
+
+async def test_no_browser_is_sent_to_an_issuer_that_broke_after_a_login(running, issuer):
+    seconds = 0.0
+    async with HttpClient() as http:
+        settings = running.gateway.admin.sso.settings
+        sign_on = service(running, Issuer(settings, http, lambda: seconds))
+        assert isinstance(await sign_on.begin("", "::1"), Begun)
+        issuer.answers[METADATA] = evil_issuer.fails
+        assert isinstance(await sign_on.begin("", "::1"), Begun)
+        seconds += FRESH
+        assert (await sign_on.begin("", "::1")).status == 503
 
 
 @pytest.mark.parametrize("path", [TOKEN, JWKS, USERINFO])

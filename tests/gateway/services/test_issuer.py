@@ -17,6 +17,7 @@ from gateway.runtime.sso_settings import SsoSettings
 from gateway.services.issuer import (
     AT_ONCE,
     DOWN,
+    FRESH,
     KEPT,
     REFETCH,
     Issuer,
@@ -109,6 +110,15 @@ async def test_what_it_publishes_is_kept_for_a_while(case):
     case.seconds += KEPT
     await case.issuer.verify(tokens.id_token, by_anyone=False)
     assert (case.evil.count(METADATA), case.evil.count(JWKS)) == (2, 2)
+
+
+async def test_a_login_begins_at_an_issuer_that_answered_just_now(case):
+    await case.exchange()
+    case.seconds += FRESH
+    await case.issuer.metadata()
+    assert case.evil.count(METADATA) == 1
+    await asyncio.gather(*(case.issuer.metadata(FRESH) for _ in range(50)))
+    assert case.evil.count(METADATA) == 2
 
 
 async def test_of_many_at_once_one_asks(case):
