@@ -12,7 +12,7 @@ import enum
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Final, TypedDict, Unpack
 
 from client.protocol import OperationKind
@@ -176,6 +176,11 @@ class Schedule:
         )
         return checked if times_differ else new
 
+    @staticmethod
+    def check(changes: Changes, now: datetime) -> None:
+        """Check what is valid or not whichever schedule is changed. Raises `NotValid`."""
+        replace(_ANY, **changes).checked(now)
+
     def checked(self, now: datetime) -> Schedule:
         """This schedule, which a caller asks for, with its next occurrence. Raises `NotValid`."""
         if self.ice_name is None and self.pool is None:
@@ -292,3 +297,18 @@ class Schedule:
 
     def _times(self) -> Cron:
         return Cron.parse(self.cron, self.timezone)
+
+
+_ANY: Final = Schedule(
+    id="any",
+    name="any",
+    ice_name="any",
+    pool=None,
+    params=b"{}",
+    cron="* * * * *",
+    timezone="UTC",
+    requested_by="any",
+    via=Via.API,
+    createdon=datetime.fromtimestamp(0, UTC),
+)
+"""A schedule of which each member is valid."""

@@ -111,6 +111,14 @@ class ScheduleService:
         except NotValid as fault:
             return invalid(fault.field, str(fault))
 
+    def checked(self, changes: Changes) -> Changes | Problem:
+        """`changes`, or what in them is valid for no schedule."""
+        try:
+            Schedule.check(changes, self._clock())
+        except NotValid as fault:
+            return invalid(fault.field, str(fault))
+        return changes
+
     async def create(self, actor: Actor, prepared: Schedule) -> Schedule | Problem:
         """Store a schedule that `prepare` has validated."""
 

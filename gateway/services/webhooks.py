@@ -9,7 +9,7 @@ import asyncio
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from gateway.core.audit_event import Actor, AuditAction, Event, differences
 from gateway.core.operation import NotValid
@@ -64,6 +64,9 @@ class WantedChanges:
     enabled: bool | None = None
 
 
+W = TypeVar("W", WantedWebhook, WantedChanges)
+
+
 @dataclass(frozen=True, slots=True)
 class WebhookIssued:
     """A new webhook and its secret, which is shown once."""
@@ -88,14 +91,25 @@ class WebhookService:
         self._rows = Webhooks(engine.fetch)
         self._slots = asyncio.Semaphore(_AT_ONCE)
 
+    def checked(self, asked: W) -> W | Problem:
+        """`asked`, with each event once, or what is not valid in it."""
+        try:
+            if asked.name is not None:
+                check_name(asked.name)
+            if asked.url is not None:
+                check_url(asked.url, self._client.allowed)
+            if asked.events is not None:
+                return replace(asked, events=check_events(asked.events))
+        except NotValid as fault:
+            return invalid(fault.field, str(fault))
+        return asked
+
     async def create(self, actor: Actor, new: WantedWebhook) -> WebhookIssued | Problem:
         """Make a webhook that gets what happens from now on."""
         now = self._clock()
-        try:
-            name, url = check_name(new.name), check_url(new.url, self._client.allowed)
-            wanted = check_events(new.events)
-        except NotValid as fault:
-            return invalid(fault.field, str(fault))
+        wanted = self.checked(new)
+        if isinstance(wanted, Problem):
+            return wanted
         webhook_id, secret = secrets.token_hex(8), new_secret()
 
         async def unit(transaction: Transaction) -> WebhookIssued | Problem:
@@ -107,10 +121,10 @@ class WebhookService:
                 return problem("keys-unavailable", str(error))
             webhook = Webhook(
                 webhook_id,
-                name,
-                url,
-                wanted,
-                new.enabled,
+                wanted.name,
+                wanted.url,
+                tuple(wanted.events),
+                wanted.enabled,
                 now,
                 seal(ring.sealing_key, webhook_id, secret),
                 await Events(transaction.fetch).last(),
@@ -119,7 +133,11 @@ class WebhookService:
                 now,
             )
             await webhooks.add(transaction, webhook, secrets.token_hex(8))
-            detail = {"url": origin(url), "events": list(wanted), "enabled": new.enabled}
+            detail = {
+                "url": origin(wanted.url),
+                "events": list(wanted.events),
+                "enabled": wanted.enabled,
+            }
             self._log(transaction, actor, AuditAction.CREATE_WEBHOOK, webhook, detail)
             return WebhookIssued(webhook, secret)
 
@@ -130,20 +148,14 @@ class WebhookService:
     ) -> Webhook | Problem:
         """Change a webhook. A message that was not taken is sent again at once, for its full time."""
         now = self._clock()
+        wanted = self.checked(changes)
+        if isinstance(wanted, Problem):
+            return wanted
         given = {
             name: value
             for name in WantedChanges.__dataclass_fields__
-            if (value := getattr(changes, name)) is not None
+            if (value := getattr(wanted, name)) is not None
         }
-        try:
-            if "name" in given:
-                check_name(given["name"])
-            if "url" in given:
-                check_url(given["url"], self._client.allowed)
-            if "events" in given:
-                given["events"] = check_events(given["events"])
-        except NotValid as fault:
-            return invalid(fault.field, str(fault))
 
         async def unit(transaction: Transaction) -> Webhook | Problem:
             before = await webhooks.find(transaction, webhook_id)

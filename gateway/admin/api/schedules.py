@@ -149,7 +149,8 @@ async def _wanted(request: web.Request) -> tuple[Schedule]:
 
 
 async def _changes(request: web.Request) -> tuple[Changes]:
-    return ((await body_as(request, ScheduleChanges)).asked(),)
+    asked = (await body_as(request, ScheduleChanges)).asked()
+    return (unwrap(admin_context(request).services.schedules.checked(asked)),)
 
 
 async def _occurrence_query(request: web.Request) -> tuple[OccurrenceQuery, int | None]:

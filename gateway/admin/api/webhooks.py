@@ -31,7 +31,7 @@ from gateway.core.problems import invalid
 from gateway.core.roles import Need
 from gateway.core.webhook import EVENTS, MAX_NAME, MAX_URL, Webhook
 from gateway.services import webhook_schemas
-from gateway.services.webhooks import NO_WEBHOOK, WantedChanges, WantedWebhook, WebhookIssued
+from gateway.services.webhooks import NO_WEBHOOK, W, WantedChanges, WantedWebhook, WebhookIssued
 from gateway.store.webhooks import Delivery
 from gateway.web.responses import RequestRefused, json_response, no_content
 
@@ -132,11 +132,16 @@ async def _query(request: web.Request) -> tuple[WebhookQuery, str | None]:
 
 
 async def _wanted(request: web.Request) -> tuple[WantedWebhook]:
-    return ((await body_as(request, NewWebhook)).asked(),)
+    return (_checked(request, (await body_as(request, NewWebhook)).asked()),)
 
 
 async def _changes(request: web.Request) -> tuple[WantedChanges]:
-    return ((await body_as(request, WebhookChanges)).asked(),)
+    return (_checked(request, (await body_as(request, WebhookChanges)).asked()),)
+
+
+def _checked(request: web.Request, asked: W) -> W:
+    """`asked`, if it is valid: what is not is refused before who may ask. Raises `RequestRefused`."""
+    return unwrap(admin_context(request).services.webhooks.checked(asked))
 
 
 async def _delivery_query(request: web.Request) -> tuple[DeliveryQuery, int | None]:

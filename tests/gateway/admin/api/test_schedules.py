@@ -112,7 +112,8 @@ async def test_what_is_not_valid_is_named(running):
     for field, how in NOT_VALID:
         expect_invalid(await running.admin.post("/schedules", NIGHTLY | how), field)
         if field not in ("ice_name", "pool"):
-            expect_invalid(await change(running.admin, one, **how), field)
+            for schedule in (one, {"id": "none"}):
+                expect_invalid(await change(running.admin, schedule, **how), field)
 
 
 async def test_who_may_schedule_what(running):

@@ -100,7 +100,20 @@ async def test_a_webhook_from_its_making_to_its_end(running):
 async def test_what_no_webhook_may_be(shared, change, field):
     answer = await shared.admin.post("/webhooks", HOOK | change)
     assert expect_refused(answer, 422, "invalid")["field"] == field
+    answer = await shared.admin.call("PATCH", "/webhooks/none", json=change)
+    assert expect_refused(answer, 422, "invalid")["field"] == field
     assert (await shared.admin.get("/webhooks")).json["items"] == []
+
+
+async def test_what_is_not_valid_is_refused_whoever_asks(running):
+    auditor = await running.api("eve", Role.AUDITOR)
+    bad = {"url": "https://10.0.0.1/"}
+    expect_refused(await auditor.post("/webhooks", HOOK | bad), 422, "invalid")
+    expect_refused(await auditor.post("/webhooks", HOOK), 403, "forbidden")
+    one = (await made(running, enabled=False))["webhook"]
+    path = f"/webhooks/{one['id']}"
+    expect_refused(await auditor.call("PATCH", path, json=bad), 422, "invalid")
+    expect_refused(await auditor.call("PATCH", path, json={"name": "x"}), 403, "forbidden")
 
 
 async def test_a_change_of_nothing_is_refused(running):
