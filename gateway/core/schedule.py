@@ -178,7 +178,7 @@ class Schedule:
 
     @staticmethod
     def check(changes: Changes, now: datetime) -> None:
-        """Check what is valid or not whichever schedule is changed. Raises `NotValid`."""
+        """Check the values alone, without the schedule that they are for. Raises `NotValid`."""
         replace(_ANY, **changes).checked(now)
 
     def checked(self, now: datetime) -> Schedule:

@@ -1,7 +1,7 @@
 """An OpenID Connect issuer as the gateway asks it: its metadata, its keys, tokens for a code, claims of a user.
 
-What it publishes is kept for `KEPT` seconds, but a login begins only at an issuer that answered within `FRESH`. An issuer that does not answer is left alone for some seconds: then every
-login fails at once, in place of waiting for it.
+What it publishes is kept for `KEPT` seconds, but a login begins only at an issuer that answered within `FRESH`. An issuer
+that does not answer is left alone for some seconds: then every login fails at once, in place of waiting for it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from gateway.runtime.sso_settings import SsoSettings
 KEPT: Final = 900.0
 """Seconds after which metadata and keys are asked for again."""
 FRESH: Final = 10.0
-"""Seconds after which a login that begins asks for the metadata again: the browser is sent to no issuer that is down."""
+"""Seconds after which a new login asks for the metadata again, so that no browser is sent to an issuer that is down."""
 REFETCH: Final = 5.0
 """Seconds between two requests for the keys because of an unknown `kid`; forged tokens in between cost none."""
 DOWN: Final = 5.0

@@ -112,7 +112,7 @@ class ScheduleService:
             return invalid(fault.field, str(fault))
 
     def checked(self, changes: Changes) -> Changes | Problem:
-        """`changes`, or what in them is valid for no schedule."""
+        """`changes`, or the value in them that no schedule can have."""
         try:
             Schedule.check(changes, self._clock())
         except NotValid as fault:

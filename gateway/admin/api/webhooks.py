@@ -140,7 +140,7 @@ async def _changes(request: web.Request) -> tuple[WantedChanges]:
 
 
 def _checked(request: web.Request, asked: W) -> W:
-    """`asked`, if it is valid: what is not is refused before who may ask. Raises `RequestRefused`."""
+    """`asked`, if it is valid; this is checked before the caller's rights. Raises `RequestRefused`."""
     return unwrap(admin_context(request).services.webhooks.checked(asked))
 
 
