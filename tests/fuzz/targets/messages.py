@@ -120,7 +120,7 @@ def _judge(text: str, noted: Noted) -> None:
         _check_answers(message, noted)
     for what in noted.told:
         getattr(_Told, what[0])(*what[1:])
-    if _is_call(message):
+    if _is_call(message, text):
         require(not noted.closings, f"closed for the good call {text!r}")
         require(("id" in message) == bool(noted.sent), f"{len(noted.sent)} answers to {text!r}")
 
@@ -134,11 +134,10 @@ def _parsed(text: str) -> Any:
         return _TOO_DEEP
 
 
-def _is_call(message: Any) -> bool:
-    """Whether it is a call of JSON-RPC without a doubt, and simple."""
+def _is_call(message: Any, text: str) -> bool:
+    """Whether `text`, which says `message`, is a call of JSON-RPC without a doubt, and simple."""
     if not isinstance(message, dict) or not set(message) <= {"jsonrpc", "method", "params", "id"}:
         return False
-    said = json.dumps(message)
     params, request = message.get("params", {}), message.get("id", 1)
     return (
         message.get("jsonrpc") == "2.0"
@@ -147,9 +146,9 @@ def _is_call(message: Any) -> bool:
         and not any(isinstance(value, dict | list) for value in params.values())
         and (isinstance(request, str) or (isinstance(request, int) and abs(request) < 2**53))
         and not isinstance(request, bool)
-        # Long numbers, half pairs of surrogates and numbers that are none are refused.
+        # Long numbers, half pairs of surrogates (also in a member that comes again) and numbers that are none are refused.
         and not any(isinstance(value, int | float) for value in params.values())
-        and "\\ud" not in said.lower()
+        and "\\ud" not in text.lower()
     )
 
 
